@@ -1,0 +1,69 @@
+# make demo    see the bundled model at work
+# make test    lint, types and the core tests
+#
+# Both make a virtual environment in .venv first, and reinstall only when pyproject.toml or constraints.txt change.
+# Variables: PYTHON (the interpreter for .venv), VENV (where it goes), TORCH_INDEX (an extra package index to take
+# torch from; a Linux machine without a GPU saves several GB with https://download.pytorch.org/whl/cpu).
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+TORCH_OPTIONS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types tests format clean
+
+help:
+	@echo "make demo     install into $(VENV) and run grace-st demo"
+	@echo "make test     install what is missing; ruff, mypy and the core tests"
+	@echo "make lint     ruff only"
+	@echo "make format   let ruff rewrite the files"
+	@echo "make clean    remove $(VENV), builds and caches"
+
+demo: $(VENV)/.installed
+	@$(BIN)/grace-st demo
+
+test: lint types tests
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+tests: $(VENV)/.installed-dev
+	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
+	    sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11 to 3.13 is needed and this is %d.%d: " % v + \
+	    "name another one, as in `make demo PYTHON=python3.12`.")'
+	@echo "Making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch comes first and alone: its build for this machine is then settled before anything that depends on it.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.created
+	@echo "Installing torch (the longest step, once)"
+	@$(PIP_INSTALL) $(TORCH_OPTIONS) torch
+	@echo "Installing grace-st and its other dependencies"
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing the test tools"
+	@$(PIP_INSTALL) -e ".[dev]"
+	@touch $@

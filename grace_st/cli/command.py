@@ -1,0 +1,66 @@
+"""What a sub-command is, and where sub-commands come from."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+ENTRY_POINT_GROUP = "grace_st.commands"
+
+BUILT_IN: Mapping[str, str] = {
+    "demo": "grace_st.cli.demo:COMMAND",
+    "convert": "grace_st.cli.convert:COMMAND",
+}
+
+
+class CommandError(ValueError):
+    """A command that was used wrongly, or that another package declares wrongly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A sub-command of ``grace-st``.
+
+    The module that defines one must be cheap to import: ``grace-st --help`` imports all of them.
+
+    Attributes:
+        summary: One line for the list of commands.
+        description: What the command does, one paragraph, shown by its ``--help``.
+        examples: Command lines, shown by its ``--help``; each starts with ``grace-st``.
+        configure: Adds the command's arguments to its parser. ``--json`` and ``--debug`` are there already.
+        run: Does the work with the parsed arguments and returns the exit code. Errors are raised: a
+            ``ValueError`` or ``OSError`` is shown as one line and ends the program with exit code 2.
+    """
+
+    summary: str
+    description: str
+    examples: tuple[str, ...]
+    configure: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def available_commands() -> dict[str, Callable[[], Command]]:
+    """Every command by name, each with the function that loads it. A built-in one wins over a clash."""
+    loaders: dict[str, Callable[[], Command]] = {}
+    for name, target in BUILT_IN.items():
+        loaders[name] = lambda target=target: _load_built_in(target)  # type: ignore[misc]
+    for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+        loaders.setdefault(point.name, lambda point=point: _checked(point.name, point.load()))  # type: ignore[misc]
+    return loaders
+
+
+def _load_built_in(target: str) -> Command:
+    module, attribute = target.split(":")
+    return _checked(target, getattr(importlib.import_module(module), attribute))
+
+
+def _checked(name: str, loaded: object) -> Command:
+    if not isinstance(loaded, Command):
+        raise CommandError(
+            f"the entry point {name!r} of the group {ENTRY_POINT_GROUP} must be a grace_st.cli.Command, "
+            f"got {type(loaded).__name__}; update or uninstall the package that declares it"
+        )
+    return loaded

@@ -1,0 +1,302 @@
+"""convert(): any causal LM becomes a model folder that sentence-transformers loads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+import importlib.resources
+import json
+
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from grace_st.config import DEFAULT_SYSTEM_PROMPT, GraceConfig, Pooling, PoolingSpan
+from grace_st.module import SHIM_TYPE, GenerateThenPool, check_context, load_causal_lm
+from grace_st.template import SystemRole, render_template
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` decided.
+
+    Attributes:
+        path: The model folder.
+        config: Prompt, limits and pooling as stored.
+        architecture: Class of the causal LM.
+        embedding_dimension: ``d``.
+        num_parameters: Measured, tied weights counted once.
+        context_length: The model's context in tokens; None where its config names none.
+    """
+
+    path: Path
+    config: GraceConfig
+    architecture: str
+    embedding_dimension: int
+    num_parameters: int
+    context_length: int | None
+
+
+def convert(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    system_prompt: str | None = DEFAULT_SYSTEM_PROMPT,
+    system_role: SystemRole = "auto",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    max_seq_length: int = 1024,
+    max_new_tokens: int = 256,
+    pooling: Pooling = "mean",
+    pooling_span: PoolingSpan = "text_and_rationale",
+    eos_token: str | Sequence[str] | None = None,
+    pad_token: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    cache_folder: str | None = None,
+    trust_remote_code: bool = False,
+    overwrite: bool = False,
+) -> Conversion:
+    """Make a GRACE model folder from a causal LM.
+
+    The folder is written whole or not at all.
+
+    Args:
+        source: Local folder or hub name of a causal LM, or of a PEFT adapter, which is merged into its base.
+        destination: The folder to make.
+        system_prompt: The message that asks for a rationale; None keeps the chat template's own.
+        system_role: Where the message goes, see `grace_st.template.render_template`.
+        chat_template_kwargs: Passed to the chat template, e.g. ``{"enable_thinking": False}``.
+        max_seq_length: Longest prompt in tokens, template included; only texts are truncated.
+        max_new_tokens: Default budget of a rationale in tokens.
+        pooling: See `grace_st.GraceConfig`.
+        pooling_span: See `grace_st.GraceConfig`.
+        eos_token: Tokens that end a rationale, instead of those that checkpoint, tokenizer and template name.
+        pad_token: Padding token, for tokenizers that have none.
+        dtype: Save the weights in this dtype, e.g. ``"bfloat16"``; None keeps the checkpoint's.
+        revision: Hub revision.
+        token: Hub token.
+        cache_folder: Where downloads are kept.
+        trust_remote_code: For checkpoints with code of their own.
+        overwrite: Replace ``destination`` if it exists.
+
+    Returns:
+        What was decided.
+
+    Raises:
+        FileExistsError: ``destination`` exists and ``overwrite`` is False.
+        OSError: The source cannot be found, or has no safetensors weights.
+        ValueError: The source is not a causal LM, has no EOS or padding token, its template drops the message, or
+            prompt and budget exceed its context. Nothing is guessed: the message names the option to give.
+    """
+    target = Path(destination)
+    if target.exists() and not overwrite and (target.is_file() or any(target.iterdir())):
+        raise FileExistsError(f"{target} exists: choose another folder, or replace it with overwrite=True (--overwrite)")
+    name = os.fspath(source)
+    if Path(name).is_absolute() and not Path(name).is_dir():
+        raise FileNotFoundError(f"there is no folder {name}")
+    if Path(name).is_dir() and Path(name).resolve() == target.resolve():
+        raise ValueError(f"source and destination are the same folder, {name}")
+    hub = {
+        "revision": revision,
+        "token": token,
+        "cache_dir": cache_folder,
+        "trust_remote_code": trust_remote_code,
+        "local_files_only": Path(name).is_dir() and not (Path(name) / "adapter_config.json").exists(),
+    }
+    # 1. Everything that can be refused without weights.
+    if not (Path(name) / "adapter_config.json").exists():
+        _refuse_other_architectures(AutoConfig.from_pretrained(name, **hub), name)
+    tokenizer = AutoTokenizer.from_pretrained(name, **hub)
+    _ensure_padding(tokenizer, pad_token)
+    template = render_template(
+        tokenizer, system_prompt, system_role=system_role, chat_template_kwargs=chat_template_kwargs
+    )
+    # 2. Weights.
+    model = _load_merged(name, {} if dtype is None else {"dtype": _dtype(dtype)}, hub)
+    config = GraceConfig(
+        system_prompt=system_prompt,
+        template=template.kind,
+        head=template.head,
+        tail=template.tail,
+        eos_token_ids=_eos_token_ids(tokenizer, model, template.turn_end, eos_token),
+        pad_token_id=tokenizer.pad_token_id,
+        max_seq_length=max_seq_length,
+        max_new_tokens=max_new_tokens,
+        pooling=pooling,
+        pooling_span=pooling_span,
+    )
+    module = GenerateThenPool(model, tokenizer, config)
+    context = model.config.get_text_config(decoder=True).to_dict().get("max_position_embeddings")
+    check_context(max_seq_length, max_new_tokens, context)
+    module.prompts_of([""])  # refuses a limit that the template alone exceeds
+    _refuse_non_causal(module, name)
+    # 3. Write.
+    conversion = Conversion(
+        path=target,
+        config=config,
+        architecture=type(model).__name__,
+        embedding_dimension=module.get_embedding_dimension(),
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        context_length=context,
+    )
+    with _written_whole(target) as partial:
+        write_folder(module, partial, name=target.name, source=name)
+    return conversion
+
+
+def write_folder(module: GenerateThenPool, folder: Path, *, name: str, source: str) -> None:
+    """Write a module as a model folder: weights, tokenizer, configurations, loader stub and README.
+
+    Args:
+        module: What to save.
+        folder: An existing folder.
+        name: What the README calls the model.
+        source: Which model it was made from, for the README.
+    """
+    device = str(module.model.device)
+    model = SentenceTransformer(modules=[module], device=device, similarity_fn_name="cosine")
+    model.save(str(folder), create_model_card=False)
+    modules_path = folder / "modules.json"
+    modules = json.loads(modules_path.read_text(encoding="utf-8"))
+    # The stub beside the weights, not this package's path: where the package is missing, it says so clearly.
+    modules[0]["type"] = SHIM_TYPE
+    modules_path.write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
+    card = importlib.resources.files("grace_st").joinpath("templates", "README.md.template")
+    text = Template(card.read_text(encoding="utf-8")).substitute(
+        name=name,
+        source=source,
+        dimension=module.get_embedding_dimension(),
+        max_seq_length=module.config.max_seq_length,
+        max_new_tokens=module.config.max_new_tokens,
+        pooling=module.config.pooling,
+        pooling_span=module.config.pooling_span,
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _refuse_other_architectures(config: PreTrainedConfig, name: str) -> None:
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"{name} is an encoder-decoder model ({config.model_type}); GRACE needs a decoder-only causal LM, such as "
+            "Qwen2.5 or Llama"
+        )
+    architectures = config.architectures or []
+    if architectures and not any(item.endswith(("ForCausalLM", "LMHeadModel")) for item in architectures):
+        raise ValueError(
+            f"{name} is a {', '.join(architectures)}, which does not generate text; GRACE needs a decoder-only causal "
+            "LM (an architecture that ends with ForCausalLM)"
+        )
+
+
+def _refuse_non_causal(module: GenerateThenPool, name: str) -> None:
+    """Look whether later tokens change earlier states: an encoder's would, and one-pass pooling would be wrong."""
+    engine = module.engine
+    prompt = module.prompts_of(["a"])[0]
+    ids = torch.tensor([[*prompt.ids, prompt.ids[0], prompt.ids[-1]]], device=module.model.device)
+    changed = ids.clone()
+    changed[0, -1] = (ids[0, -1] + 1) % module.model.get_input_embeddings().num_embeddings
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    with torch.no_grad():
+        states, others = (
+            engine.feed(item, mask, 0, None, want_logits=False)[0][:, :-1].float()  # type: ignore[attr-defined]
+            for item in (ids, changed)
+        )
+    if not bool(states.isfinite().all()):
+        raise ValueError(f"{name} gives NaN or infinity: its weights are damaged, or overflow in {module.model.dtype}")
+    if not torch.allclose(states, others, rtol=0, atol=1e-4):
+        raise ValueError(
+            f"{name} is not causal: its states depend on later tokens, as an encoder's do. GRACE needs a decoder-only "
+            "causal LM"
+        )
+
+
+def _ensure_padding(tokenizer: PreTrainedTokenizerBase, pad_token: str | None) -> None:
+    if pad_token is not None:
+        _token_id(tokenizer, pad_token, "pad_token")
+        tokenizer.pad_token = pad_token
+    if tokenizer.pad_token_id is None:
+        known = list(tokenizer.get_added_vocab())
+        likely = [item for item in known if "pad" in item.lower()] or [tokenizer.eos_token or tokenizer.unk_token]
+        hint = f", e.g. pad_token={likely[0]!r} (--pad-token {likely[0]!r})" if likely[0] else ""
+        raise ValueError(f"the tokenizer has no padding token: name one{hint}")
+
+
+def _eos_token_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    turn_end: str,
+    eos_token: str | Sequence[str] | None,
+) -> tuple[int, ...]:
+    """The EOS set: as told, or all that generation config, tokenizer and the template's end of a turn name."""
+    if eos_token is not None:
+        tokens = [eos_token] if isinstance(eos_token, str) else list(eos_token)
+        return tuple(_token_id(tokenizer, item, "eos_token") for item in tokens)
+    named: list[int | Sequence[int] | None] = [tokenizer.eos_token_id]
+    for holder in (model.generation_config, model.config):
+        named.append(None if holder is None else holder.to_dict().get("eos_token_id"))
+    ids: set[int] = set()
+    for item in named:
+        ids.update([] if item is None else [item] if isinstance(item, int) else item)
+    first = tokenizer(turn_end.lstrip(), add_special_tokens=False).input_ids[:1]
+    if first and first[0] in set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids):
+        ids.add(first[0])
+    vocabulary = model.get_input_embeddings().num_embeddings
+    ids = {item for item in ids if 0 <= item < vocabulary}
+    if not ids:
+        raise ValueError(
+            "neither the tokenizer, the generation config nor the chat template names an EOS token, so rationales "
+            "could not end: name one with eos_token=... (--eos-token TOKEN)"
+        )
+    return tuple(sorted(ids))
+
+
+def _token_id(tokenizer: PreTrainedTokenizerBase, token: str, option: str) -> int:
+    token_id = tokenizer.get_vocab().get(token)
+    if token_id is None:
+        raise ValueError(f"{option}={token!r} is not one token of the tokenizer's vocabulary")
+    return int(token_id)
+
+
+def _load_merged(name: str, model_kwargs: Mapping[str, Any], hub: Mapping[str, Any]) -> PreTrainedModel:
+    if not (Path(name) / "adapter_config.json").exists():
+        return load_causal_lm(name, model_kwargs, hub)
+    try:
+        from peft import PeftConfig, PeftModel
+    except ImportError as error:
+        raise ImportError(f"{name} is a PEFT adapter, which needs peft: pip install 'grace-st[peft]'") from error
+    base_name = PeftConfig.from_pretrained(name).base_model_name_or_path
+    base = load_causal_lm(base_name, model_kwargs, {**hub, "revision": None})
+    return PeftModel.from_pretrained(base, name).merge_and_unload()
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in known:
+        raise ValueError(f"dtype must be one of {', '.join(known)}, got {dtype!r}")
+    return known[dtype]
+
+
+@contextmanager
+def _written_whole(target: Path) -> Iterator[Path]:
+    """A folder beside the target that takes its place when everything is written, and goes when something fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        partial.replace(target)
+    finally:
+        if partial.exists():
+            shutil.rmtree(partial)

@@ -1,0 +1,132 @@
+"""GraceModel and load(): a SentenceTransformer with rationales within reach."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from grace_st.config import CONFIG_NAME
+from grace_st.encoding import Encoding, encode_with_rationales
+from grace_st.module import SHIM_TYPE, GenerateThenPool
+
+_OWN_CLASSES = {SHIM_TYPE: GenerateThenPool, "grace_st.module.GenerateThenPool": GenerateThenPool}
+
+DEFAULT_BATCH_SIZE = 1024
+"""Texts handed to the engine at once. It refills its slots from them, so many texts and few slots is fast."""
+
+
+class GraceModel(SentenceTransformer):
+    """A `SentenceTransformer` that writes a rationale before it embeds. Made by `load`.
+
+    It differs from the stock class on the same folder in three things: `encode_with_rationales` is a method,
+    ``batch_size`` defaults to what suits the engine, and ``encode([])`` has shape ``[0, d]``.
+    """
+
+    def encode_with_rationales(
+        self,
+        texts: str | Sequence[str],
+        *,
+        rationales: Sequence[str | Sequence[int]] | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        show_progress_bar: bool = False,
+        **options: Any,
+    ) -> list[Encoding]:
+        """See `grace_st.encode_with_rationales`."""
+        return encode_with_rationales(
+            self,
+            texts,
+            rationales=rationales,
+            prompt=prompt,
+            prompt_name=prompt_name,
+            show_progress_bar=show_progress_bar,
+            **options,
+        )
+
+    def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As `SentenceTransformer.encode`, with the per-call options of `GenerateThenPool.forward_kwargs`."""
+        if len(args) < 3:  # prompt_name, prompt, batch_size
+            kwargs.setdefault("batch_size", DEFAULT_BATCH_SIZE)
+        embeddings = super().encode(inputs, *args, **kwargs)
+        if isinstance(embeddings, (np.ndarray, torch.Tensor)) and embeddings.shape == (0,):
+            return embeddings.reshape(0, self.get_embedding_dimension())
+        return embeddings
+
+
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    engine: str = "torch",
+    engine_kwargs: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    cache_folder: str | None = None,
+    trust_remote_code: bool = False,
+    prompts: dict[str, str] | None = None,
+    default_prompt_name: str | None = None,
+    truncate_dim: int | None = None,
+    **config: Any,
+) -> GraceModel:
+    """Load a GRACE model folder.
+
+    The code that runs is this package's, so ``trust_remote_code`` is only needed for checkpoints that bring code
+    of their own. A local folder is loaded without asking the hub anything.
+
+    Args:
+        folder: Folder made by `grace_st.convert` or a training run, or a hub name.
+        engine: ``"torch"``.
+        engine_kwargs: Options of the engine, e.g. ``{"slots": 16}``.
+        device: Where to run; None takes the best device there is.
+        model_kwargs: Passed to ``AutoModelForCausalLM.from_pretrained``: dtype, device_map,
+            attn_implementation, quantization_config, ...
+        revision: Hub revision.
+        token: Hub token.
+        cache_folder: Where downloads are kept.
+        trust_remote_code: For checkpoints whose architecture or tokenizer has code of its own.
+        prompts: Instructions by name, as for `SentenceTransformer`.
+        default_prompt_name: The instruction used unless a call names another.
+        truncate_dim: Cut vectors to this many dimensions.
+        config: Fields of `grace_st.GraceConfig` that replace the folder's, e.g. ``pooling_span="rationale"``.
+
+    Raises:
+        FileNotFoundError: The folder does not exist, or is no GRACE model folder.
+        ValueError: The configuration or an option is refused.
+    """
+    name = os.fspath(folder)
+    is_local = Path(name).is_dir()
+    if is_local and not (Path(name) / CONFIG_NAME).is_file():
+        raise FileNotFoundError(
+            f"{name} has no {CONFIG_NAME}, so it is not a GRACE model folder: make one with "
+            f"`grace-st convert {name} FOLDER`"
+        )
+    if not is_local and (Path(name).is_absolute() or name.startswith((".", "~"))):
+        raise FileNotFoundError(f"there is no folder {name}")
+    return GraceModel._load_with_module_classes(
+        name,
+        _OWN_CLASSES,
+        device=device,
+        prompts=prompts,
+        default_prompt_name=default_prompt_name,
+        truncate_dim=truncate_dim,
+        cache_folder=cache_folder,
+        revision=revision,
+        token=token,
+        trust_remote_code=trust_remote_code,
+        local_files_only=is_local,
+        model_kwargs={**(model_kwargs or {}), "engine": engine, "engine_kwargs": engine_kwargs},
+        config_kwargs=dict(config),
+    )
+
+
+def nano_path() -> Path:
+    """The folder of grace-nano, the bundled demonstration model."""
+    return Path(str(resources.files("grace_st"))) / "nano"

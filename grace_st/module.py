@@ -1,0 +1,415 @@
+"""GenerateThenPool: the sentence-transformers module that writes a rationale and pools in the same pass."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers.base.modules import InputModule
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase
+
+from grace_st.config import CONFIG_NAME, GraceConfig
+from grace_st.engines.base import Engine, NonFiniteVectorError, Progress, PromptTokens, Rollout, Sampling
+from grace_st.engines.torch_engine import TorchEngine
+from grace_st.prompt import RepresentationPrompt
+
+logger = logging.getLogger(__name__)
+
+ENGINES = ("torch",)
+SHIM_NAME = "modeling_grace.py"
+SHIM_TYPE = "modeling_grace.GenerateThenPool"
+REQUIREMENTS = {
+    "grace-st": {"specifier": ">=0.1", "reason": "the model writes a rationale before it embeds"},
+}
+_ST_CONFIG_NAME = "config_sentence_transformers.json"
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class GenerateThenPool(InputModule):
+    """A causal LM as the first module of a `SentenceTransformer`.
+
+    Each text becomes a prompt, the model writes a rationale, and the hidden states of text, template tail and
+    rationale are pooled while it writes (GRACE, arXiv 2510.04506, Eq. 9 to 11; the terminating EOS is left out).
+
+    Args:
+        model: The causal LM.
+        tokenizer: Its fast tokenizer.
+        config: Prompt, limits and pooling.
+        engine: Which engine generates; ``"torch"``.
+        engine_kwargs: Options of the engine, e.g. ``{"slots": 16}``.
+
+    Attributes:
+        max_seq_length: Longest prompt in tokens; may be set, as sentence-transformers' own modules allow.
+        max_new_tokens: Default budget of the rationale in tokens; may be set.
+
+    Raises:
+        ValueError: The engine is unknown, or prompt and budget exceed the model's context.
+    """
+
+    config_file_name = CONFIG_NAME
+    save_in_root = True
+    forward_kwargs = {  # noqa: RUF012  (declared like this by the base class)
+        "max_new_tokens",
+        "do_sample",
+        "temperature",
+        "top_p",
+        "top_k",
+        "repetition_penalty",
+        "seed",
+    }
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: GraceConfig,
+        *,
+        engine: str = "torch",
+        engine_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if engine not in ENGINES:
+            raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}, got {engine!r}")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_seq_length = config.max_seq_length
+        self.max_new_tokens = config.max_new_tokens
+        self._config = config
+        self._dtype_is_chosen = False
+        self._widened_from: torch.dtype | None = None
+        self.prompt = RepresentationPrompt(
+            tokenizer, config.head, config.tail, {*config.eos_token_ids, config.pad_token_id}
+        )
+        torch_engine = TorchEngine(
+            model,
+            eos_token_ids=config.eos_token_ids,
+            pad_token_id=config.pad_token_id,
+            pooling=config.pooling,
+            pooling_span=config.pooling_span,
+            **(engine_kwargs or {}),
+        )
+        self.engine: Engine = torch_engine
+        check_context(config.max_seq_length, config.max_new_tokens, torch_engine.context_length)
+
+    @property
+    def config(self) -> GraceConfig:
+        """The configuration with the limits as they are set now."""
+        return self._config.replace(max_seq_length=self.max_seq_length, max_new_tokens=self.max_new_tokens)
+
+    def get_embedding_dimension(self) -> int:
+        """``d`` of the vectors."""
+        return self.engine.embedding_dimension
+
+    # ---------------------------------------------------------------- encode
+
+    def preprocess(
+        self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Texts to prompts.
+
+        Args:
+            inputs: Texts.
+            prompt: An instruction that goes before each text and is not pooled.
+            kwargs: Ignored; sentence-transformers passes options of `forward` here as well.
+
+        Returns:
+            ``input_ids`` and ``attention_mask`` ``[B, L]``, padded on the right, and ``pool_start`` ``[B]``.
+
+        Raises:
+            ValueError: An input is not a string, or the template leaves no room for a text.
+        """
+        del kwargs
+        prompts = self.prompts_of(inputs, prompt)
+        width = max(len(tokens.ids) for tokens in prompts)
+        input_ids = torch.full((len(prompts), width), self.config.pad_token_id, dtype=torch.long)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, tokens in enumerate(prompts):
+            input_ids[row, : len(tokens.ids)] = torch.tensor(tokens.ids)
+            attention_mask[row, : len(tokens.ids)] = 1
+        pool_start = torch.tensor([tokens.pool_start for tokens in prompts])
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "pool_start": pool_start}
+
+    def prompts_of(self, texts: Sequence[Any], instruction: str | None = None) -> list[PromptTokens]:
+        """The prompts of some texts, see `RepresentationPrompt.tokenize`.
+
+        Raises:
+            ValueError: A text is not a string, or the template leaves no room for a text.
+        """
+        try:
+            return self.prompt.tokenize(texts, max_seq_length=self.max_seq_length, instruction=instruction)
+        except TypeError as error:
+            # sentence-transformers takes a TypeError for an old signature, and calls again without the prompt.
+            raise ValueError(str(error)) from None
+
+    def forward(self, features: dict[str, Any], **options: Any) -> dict[str, Any]:
+        """Generate and pool.
+
+        Args:
+            features: What `preprocess` returned.
+            options: Those of `forward_kwargs`, see `grace_st.engines.base.Sampling`.
+
+        Returns:
+            The features with ``sentence_embedding`` ``[B, d]`` float32, ``rationale_ids`` ``[B, T]`` padded on the
+            right, ``rationale_lengths`` ``[B]`` and ``rationale_finished`` ``[B]`` bool (EOS was produced).
+
+        Raises:
+            RuntimeError: Called to train: gradients do not flow through generation.
+            ValueError: An option is unknown or out of range.
+            NonFiniteVectorError: A vector is not finite; the text is named.
+        """
+        if self.training and torch.is_grad_enabled():
+            raise RuntimeError(
+                "gradients do not flow through the generation of a rationale, so a loss on these embeddings cannot "
+                "train the model: use `grace-st train` (GRPO with contrastive rewards). To encode, call model.eval()"
+            )
+        device = features["input_ids"].device
+        lengths = features["attention_mask"].sum(dim=1).tolist()
+        rows = zip(features["input_ids"].tolist(), lengths, features["pool_start"].tolist(), strict=True)
+        prompts = [PromptTokens(tuple(ids[:length]), start) for ids, length, start in rows]
+        rollouts = self.rollouts(prompts, self.sampling(**options))
+        width = max((len(rollout.ids) for rollout in rollouts), default=0)
+        rationale_ids = torch.full((len(rollouts), width), self.config.pad_token_id, dtype=torch.long)
+        for row, rollout in enumerate(rollouts):
+            rationale_ids[row, : len(rollout.ids)] = torch.tensor(rollout.ids, dtype=torch.long)
+        features["sentence_embedding"] = torch.stack([rollout.vector for rollout in rollouts]).to(device)
+        features["rationale_ids"] = rationale_ids.to(device)
+        features["rationale_lengths"] = torch.tensor([len(rollout.ids) for rollout in rollouts], device=device)
+        features["rationale_finished"] = torch.tensor([rollout.finished for rollout in rollouts], device=device)
+        return features
+
+    def sampling(self, **options: Any) -> Sampling:
+        """Sampling options for one call, the budget being the module's unless given.
+
+        Raises:
+            ValueError: An option is unknown or out of range.
+        """
+        unknown = sorted(set(options) - self.forward_kwargs)
+        if unknown:
+            raise ValueError(f"unknown option {unknown[0]!r}; known are {', '.join(sorted(self.forward_kwargs))}")
+        if options.get("max_new_tokens") is None:
+            options["max_new_tokens"] = self.max_new_tokens
+        return Sampling(**options)
+
+    def rollouts(
+        self,
+        prompts: Sequence[PromptTokens],
+        sampling: Sampling | None = None,
+        *,
+        rationales: Sequence[Sequence[int]] | None = None,
+        progress: Progress | None = None,
+    ) -> list[Rollout]:
+        """Rationales and vectors of prompts: generated as ``sampling`` says, or pooled for given rationales.
+
+        Raises:
+            NonFiniteVectorError: A vector is not finite; the text is named.
+            ValueError: See `grace_st.engines.base.Engine`.
+        """
+        self._widen_on_cpu()
+        try:
+            if rationales is not None:
+                return self.engine.embed(prompts, rationales, progress=progress)
+            return self.engine.generate(prompts, sampling or self.sampling(), progress=progress)
+        except NonFiniteVectorError as error:
+            tokens = prompts[error.index]
+            text = self.prompt.decode(tokens.ids[tokens.pool_start : len(tokens.ids) - len(self.prompt.tail_ids)])
+            error.add_note(f"The text is {text!r:.200}")
+            error.args = (f"{error.args[0]}. The text: {text!r:.200}",)
+            raise
+
+    def _widen_on_cpu(self) -> None:
+        """On a CPU compute in float32, unless a dtype was asked for: half precision is slow and imprecise there."""
+        quantized = self.model.config.to_dict().get("quantization_config") is not None
+        if self._dtype_is_chosen or quantized:
+            return
+        if self.model.device.type == "cpu" and self.model.dtype in _HALF:
+            self._widened_from = self.model.dtype
+            self.model.float()
+
+    # ---------------------------------------------------------------- load and save
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        model_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
+        backend: str = "torch",
+        **kwargs: Any,
+    ) -> GenerateThenPool:
+        """Load from a model folder or the hub, as sentence-transformers asks its modules to.
+
+        Args:
+            model_name_or_path: Folder or hub name.
+            subfolder: Folder inside it.
+            token: Hub token.
+            cache_folder: Where downloads are kept.
+            revision: Hub revision.
+            local_files_only: Never ask the hub.
+            trust_remote_code: For checkpoints whose architecture or tokenizer has code of its own.
+            model_kwargs: Passed to ``AutoModelForCausalLM.from_pretrained`` (dtype, device_map,
+                attn_implementation, quantization_config, ...), but for ``engine`` and ``engine_kwargs``.
+            processor_kwargs: Passed to ``AutoTokenizer.from_pretrained``.
+            config_kwargs: Fields of `GraceConfig` that replace the folder's, e.g. ``{"pooling_span": "rationale"}``.
+            backend: Must be ``"torch"``.
+            kwargs: Ignored; for later versions of sentence-transformers.
+
+        Raises:
+            ValueError: The backend is not torch, or the configuration is refused.
+            OSError: Files are missing; a checkpoint without safetensors is one such case.
+        """
+        del kwargs
+        if backend != "torch":
+            raise ValueError(f"backend={backend!r} cannot generate rationales: only backend='torch' can")
+        model_kwargs = dict(model_kwargs or {})
+        hub = {
+            "subfolder": subfolder,
+            "token": token,
+            "revision": revision,
+            "local_files_only": local_files_only,
+        }
+        config_path = cls.load_file_path(
+            model_name_or_path, filename=CONFIG_NAME, cache_folder=cache_folder, **hub
+        )
+        if config_path is None:
+            raise FileNotFoundError(
+                f"{model_name_or_path} has no {CONFIG_NAME}, so it is not a GRACE model folder: make one with "
+                f"`grace-st convert {model_name_or_path} FOLDER`"
+            )
+        config = GraceConfig.from_file(config_path).replace(**(config_kwargs or {}))
+        engine = model_kwargs.pop("engine", "torch")
+        engine_kwargs = model_kwargs.pop("engine_kwargs", None)
+        hub["cache_dir"] = cache_folder
+        hub["trust_remote_code"] = trust_remote_code
+        tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, **hub, **(processor_kwargs or {}))
+        model = load_causal_lm(model_name_or_path, model_kwargs, hub)
+        module = cls(model, tokenizer, config, engine=engine, engine_kwargs=engine_kwargs)
+        dtypes = (model_kwargs.get("dtype"), model_kwargs.get("torch_dtype"))
+        module._dtype_is_chosen = any(dtype not in (None, "auto") for dtype in dtypes)
+        if not torch.accelerator.is_available():
+            module._widen_on_cpu()
+        return module
+
+    def save(
+        self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any
+    ) -> None:
+        """Save weights (safetensors), tokenizer, configuration and the loader stub.
+
+        Weights that were widened from half precision, and have not changed in a way that it cannot hold, are
+        saved in the checkpoint's dtype again.
+
+        Raises:
+            ValueError: ``safe_serialization=False``: pickled weights are neither written nor read.
+        """
+        del args, kwargs
+        if not safe_serialization:
+            raise ValueError("GRACE models are saved as safetensors only: leave safe_serialization=True")
+        folder = Path(output_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save_model(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.config.save(folder)
+        stub = importlib.resources.files("grace_st").joinpath("templates", SHIM_NAME)
+        (folder / SHIM_NAME).write_text(stub.read_text(encoding="utf-8"), encoding="utf-8")
+        # sentence-transformers writes its own config before the modules save, and leaves requirements out.
+        st_config_path = folder / _ST_CONFIG_NAME
+        if st_config_path.exists():
+            st_config = json.loads(st_config_path.read_text(encoding="utf-8"))
+            st_config["requirements"] = {**st_config.get("requirements", {}), **REQUIREMENTS}
+            st_config_path.write_text(json.dumps(st_config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def _save_model(self, folder: Path) -> None:
+        generation_config = self.model.generation_config
+        # Only what ends and pads a rationale: sampling is chosen per call, never inherited from a checkpoint.
+        self.model.generation_config = GenerationConfig(
+            bos_token_id=self.model.config.get_text_config(decoder=True).to_dict().get("bos_token_id"),
+            eos_token_id=list(self.config.eos_token_ids),
+            pad_token_id=self.config.pad_token_id,
+        )
+        narrow = self._widened_from
+        if narrow is not None and not _holds(self.model, narrow):
+            narrow = None
+        try:
+            if narrow is not None:
+                _cast_parameters(self.model, narrow)
+            self.model.save_pretrained(folder)
+        finally:
+            if narrow is not None:
+                _cast_parameters(self.model, torch.float32)
+            self.model.generation_config = generation_config
+
+
+def load_causal_lm(
+    source: str, model_kwargs: Mapping[str, Any], hub: Mapping[str, Any]
+) -> PreTrainedModel:
+    """Load the weights of a causal LM, from safetensors only.
+
+    Args:
+        source: Folder or hub name; a folder that is a PEFT adapter loads its base model as well.
+        model_kwargs: For ``from_pretrained``.
+        hub: Where and how to look: token, revision, cache_dir, ...
+
+    Returns:
+        The model in evaluation mode, in the checkpoint's dtype unless ``model_kwargs`` names one.
+
+    Raises:
+        OSError: There are no safetensors weights.
+    """
+    options = dict(model_kwargs)
+    if "torch_dtype" in options:
+        options["dtype"] = options.pop("torch_dtype")
+    options.setdefault("dtype", "auto")
+    options.setdefault("use_safetensors", True)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, **hub, **options)
+    except OSError as error:
+        if "safetensors" in str(error):
+            raise OSError(
+                f"{source} has no safetensors weights, and others are not read: load it where it is trusted and "
+                "save it again with model.save_pretrained(folder)"
+            ) from error
+        raise
+    return model.eval()
+
+
+def _holds(model: PreTrainedModel, dtype: torch.dtype) -> bool:
+    """Whether a dtype holds all of a model's weights exactly."""
+    return all(torch.equal(parameter, parameter.to(dtype).to(parameter.dtype)) for parameter in model.parameters())
+
+
+def _cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Cast parameters alone: rotary frequencies are buffers, and would not survive half precision."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+def check_context(max_seq_length: int, max_new_tokens: int, context_length: int | None) -> None:
+    """Refuse limits that the model's context cannot hold.
+
+    Raises:
+        ValueError: Names values that fit.
+    """
+    if context_length is None or max_seq_length + max_new_tokens <= context_length:
+        return
+    fits = max(1, context_length - max_new_tokens)
+    if max_new_tokens < context_length:
+        advice = f"max_seq_length={fits} fits this budget"
+    else:
+        advice = f"for example max_seq_length={context_length // 2}, max_new_tokens={context_length // 4}"
+    raise ValueError(
+        f"max_seq_length={max_seq_length} and max_new_tokens={max_new_tokens} exceed the model's context of "
+        f"{context_length} tokens: {advice}"
+    )
