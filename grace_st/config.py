@@ -75,15 +75,11 @@ class GraceConfig:
 
     def __post_init__(self) -> None:
         if self.system_prompt is not None:
-            _require(
-                isinstance(self.system_prompt, str), "system_prompt", self.system_prompt, "a string or null"
-            )
+            _require(isinstance(self.system_prompt, str), "system_prompt", self.system_prompt, "a string or null")
         for name in ("head", "tail"):
             _require(isinstance(getattr(self, name), str), name, getattr(self, name), "a string")
         object.__setattr__(self, "eos_token_ids", _token_ids(self.eos_token_ids))
-        _require(
-            _is_int(self.pad_token_id, 0), "pad_token_id", self.pad_token_id, "a token id (an integer >= 0)"
-        )
+        _require(_is_int(self.pad_token_id, 0), "pad_token_id", self.pad_token_id, "a token id (an integer >= 0)")
         _require(_is_int(self.max_seq_length, 1), "max_seq_length", self.max_seq_length, "an integer >= 1")
         _require(_is_int(self.max_new_tokens, 0), "max_new_tokens", self.max_new_tokens, "an integer >= 0")
         _require_choice("template", self.template, TEMPLATE_KINDS)
@@ -93,11 +89,7 @@ class GraceConfig:
             newer = _is_int(self.format_version, FORMAT_VERSION + 1)
             raise ConfigError(
                 f"{CONFIG_NAME} has format_version {self.format_version!r}; this grace-st reads {FORMAT_VERSION}. "
-                + (
-                    "Upgrade: pip install -U grace-st"
-                    if newer
-                    else "Convert the model again: grace-st convert"
-                )
+                + ("Upgrade: pip install -U grace-st" if newer else "Convert the model again: grace-st convert")
             )
 
     def replace(self, **overrides: Any) -> GraceConfig:
@@ -134,9 +126,7 @@ class GraceConfig:
         _refuse_unknown(values, source)
         missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]
         if missing:
-            raise ConfigError(
-                f"{source} lacks {', '.join(missing)}. Convert the model again: grace-st convert"
-            )
+            raise ConfigError(f"{source} lacks {', '.join(missing)}. Convert the model again: grace-st convert")
         return cls(**values)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:

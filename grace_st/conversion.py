@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.resources
+import json
 import os
 import shutil
 import tempfile
@@ -11,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
-import importlib.resources
-import json
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -98,7 +98,9 @@ def convert(
     """
     target = Path(destination)
     if target.exists() and not overwrite and (target.is_file() or any(target.iterdir())):
-        raise FileExistsError(f"{target} exists: choose another folder, or replace it with overwrite=True (--overwrite)")
+        raise FileExistsError(
+            f"{target} exists: choose another folder, or replace it with overwrite=True (--overwrite)"
+        )
     name = os.fspath(source)
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise FileNotFoundError(f"there is no folder {name}")
@@ -113,7 +115,7 @@ def convert(
     }
     # 1. Everything that can be refused without weights.
     if not (Path(name) / "adapter_config.json").exists():
-        _refuse_other_architectures(AutoConfig.from_pretrained(name, **hub), name)
+        _refuse_other_architectures(_model_config(name, hub), name)
     tokenizer = AutoTokenizer.from_pretrained(name, **hub)
     _ensure_padding(tokenizer, pad_token)
     template = render_template(
@@ -182,6 +184,14 @@ def write_folder(module: GenerateThenPool, folder: Path, *, name: str, source: s
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
+def _model_config(name: str, hub: Mapping[str, Any]) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(name, **hub)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise OSError(f"{name} is neither a folder with a model nor a model that the hub gives: {reason}") from error
+
+
 def _refuse_other_architectures(config: PreTrainedConfig, name: str) -> None:
     if config.is_encoder_decoder:
         raise ValueError(
@@ -202,7 +212,7 @@ def _refuse_non_causal(module: GenerateThenPool, name: str) -> None:
     prompt = module.prompts_of(["a"])[0]
     ids = torch.tensor([[*prompt.ids, prompt.ids[0], prompt.ids[-1]]], device=module.model.device)
     changed = ids.clone()
-    changed[0, -1] = (ids[0, -1] + 1) % module.model.get_input_embeddings().num_embeddings
+    changed[0, -1] = (ids[0, -1] + 1) % module.model.config.get_text_config(decoder=True).vocab_size
     mask = torch.ones_like(ids, dtype=torch.bool)
     with torch.no_grad():
         states, others = (
@@ -248,7 +258,7 @@ def _eos_token_ids(
     first = tokenizer(turn_end.lstrip(), add_special_tokens=False).input_ids[:1]
     if first and first[0] in set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids):
         ids.add(first[0])
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
     ids = {item for item in ids if 0 <= item < vocabulary}
     if not ids:
         raise ValueError(

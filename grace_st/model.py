@@ -50,13 +50,13 @@ class GraceModel(SentenceTransformer):
             **options,
         )
 
-    def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As `SentenceTransformer.encode`, with the per-call options of `GenerateThenPool.forward_kwargs`."""
         if len(args) < 3:  # prompt_name, prompt, batch_size
             kwargs.setdefault("batch_size", DEFAULT_BATCH_SIZE)
         embeddings = super().encode(inputs, *args, **kwargs)
         if isinstance(embeddings, (np.ndarray, torch.Tensor)) and embeddings.shape == (0,):
-            return embeddings.reshape(0, self.get_embedding_dimension())
+            return embeddings.reshape(0, self.get_embedding_dimension() or 0)
         return embeddings
 
 

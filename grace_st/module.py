@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grace_st.config import CONFIG_NAME, GraceConfig
 from grace_st.engines.base import Engine, NonFiniteVectorError, Progress, PromptTokens, Rollout, Sampling
@@ -109,9 +108,7 @@ class GenerateThenPool(InputModule):
 
     # ---------------------------------------------------------------- encode
 
-    def preprocess(
-        self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any
-    ) -> dict[str, Tensor]:
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Tensor]:
         """Texts to prompts.
 
         Args:
@@ -275,14 +272,14 @@ class GenerateThenPool(InputModule):
         if backend != "torch":
             raise ValueError(f"backend={backend!r} cannot generate rationales: only backend='torch' can")
         model_kwargs = dict(model_kwargs or {})
-        hub = {
-            "subfolder": subfolder,
-            "token": token,
-            "revision": revision,
-            "local_files_only": local_files_only,
-        }
         config_path = cls.load_file_path(
-            model_name_or_path, filename=CONFIG_NAME, cache_folder=cache_folder, **hub
+            model_name_or_path,
+            filename=CONFIG_NAME,
+            subfolder=subfolder,
+            token=token,
+            cache_folder=cache_folder,
+            revision=revision,
+            local_files_only=local_files_only,
         )
         if config_path is None:
             raise FileNotFoundError(
@@ -292,8 +289,14 @@ class GenerateThenPool(InputModule):
         config = GraceConfig.from_file(config_path).replace(**(config_kwargs or {}))
         engine = model_kwargs.pop("engine", "torch")
         engine_kwargs = model_kwargs.pop("engine_kwargs", None)
-        hub["cache_dir"] = cache_folder
-        hub["trust_remote_code"] = trust_remote_code
+        hub = {
+            "subfolder": subfolder,
+            "token": token,
+            "cache_dir": cache_folder,
+            "revision": revision,
+            "local_files_only": local_files_only,
+            "trust_remote_code": trust_remote_code,
+        }
         tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, **hub, **(processor_kwargs or {}))
         model = load_causal_lm(model_name_or_path, model_kwargs, hub)
         module = cls(model, tokenizer, config, engine=engine, engine_kwargs=engine_kwargs)
@@ -303,9 +306,7 @@ class GenerateThenPool(InputModule):
             module._widen_on_cpu()
         return module
 
-    def save(
-        self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any
-    ) -> None:
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Save weights (safetensors), tokenizer, configuration and the loader stub.
 
         Weights that were widened from half precision, and have not changed in a way that it cannot hold, are
@@ -352,9 +353,7 @@ class GenerateThenPool(InputModule):
             self.model.generation_config = generation_config
 
 
-def load_causal_lm(
-    source: str, model_kwargs: Mapping[str, Any], hub: Mapping[str, Any]
-) -> PreTrainedModel:
+def load_causal_lm(source: str, model_kwargs: Mapping[str, Any], hub: Mapping[str, Any]) -> PreTrainedModel:
     """Load the weights of a causal LM, from safetensors only.
 
     Args:

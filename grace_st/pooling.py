@@ -66,9 +66,7 @@ class RunningPool:
 
     def joined(self, other: RunningPool) -> RunningPool:
         """This pool's rows, then those of ``other``."""
-        return RunningPool(
-            self.pooling, torch.cat([self.state, other.state]), torch.cat([self.count, other.count])
-        )
+        return RunningPool(self.pooling, torch.cat([self.state, other.state]), torch.cat([self.count, other.count]))
 
     def value(self) -> Tensor:
         """``[B, d]`` float32 pooled vectors.

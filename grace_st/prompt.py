@@ -53,7 +53,7 @@ class RepresentationPrompt:
         template.no_padding()
         self.head_ids = tuple(template.encode(self.head, add_special_tokens=False).ids)
         self.tail_ids = tuple(template.encode(self.tail, add_special_tokens=False).ids)
-        added = {token_id: token for token_id, token in template.get_added_tokens_decoder().items()}
+        added = dict(template.get_added_tokens_decoder().items())
         in_template = {token_id for token_id in (*self.head_ids, *self.tail_ids) if token_id in added}
         # Structural: what could open or close something. Words that a user has added to the vocabulary and runs
         # of white space stay what they are.
@@ -140,10 +140,7 @@ class RepresentationPrompt:
     def _text_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         encodable = [_encodable(text) for text in texts]
         encodings = self._plain.encode_batch(encodable, add_special_tokens=False)
-        return [
-            self._without_structure(text, encoding)
-            for text, encoding in zip(encodable, encodings, strict=True)
-        ]
+        return [self._without_structure(text, encoding) for text, encoding in zip(encodable, encodings, strict=True)]
 
     def _without_structure(self, text: str, encoding: Encoding) -> tuple[int, ...]:
         """The ids of a text, making sure that none is structural.

@@ -124,14 +124,10 @@ def _render(
     *,
     answer: bool,
 ) -> str:
-    return str(
-        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not answer, **options)
-    )
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not answer, **options))
 
 
-def _turn_end(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], options: Mapping[str, Any]
-) -> str:
+def _turn_end(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], options: Mapping[str, Any]) -> str:
     conversation = [*messages, {"role": "assistant", "content": _ANSWER_MARK}]
     try:
         rendered = _render(tokenizer, conversation, options, answer=True)

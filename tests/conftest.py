@@ -37,9 +37,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def grace_folder(
-    checkpoints: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> GraceFolder:
+def grace_folder(checkpoints: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> GraceFolder:
     """Converted tiny models, by architecture: ``grace_folder("llama", max_new_tokens=7)``."""
     made: dict[tuple[object, ...], Path] = {}
 

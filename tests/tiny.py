@@ -137,7 +137,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 STANDARD = ("qwen2", "qwen3", "llama", "mistral", "gemma2", "gemma3_text", "phi3")
 
 
-def model(architecture: str, vocab_size: int, *, seed: int = 0, eos_bias: float = 0.0, **overrides: Any) -> PreTrainedModel:
+def model(architecture: str, vocab_size: int, *, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     """A tiny random causal LM in float32."""
     torch.manual_seed(seed)
     options = {**_SIZES, **_OPTIONS[architecture], "vocab_size": vocab_size, **overrides}

@@ -75,15 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words)
-    except SystemExit as stop:  # argparse ends this way after --help, --version and its own errors
-        return stop.code if isinstance(stop.code, int) else EXIT_OK
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         sys.stderr.write(f"{PROGRAM}: interrupted\n")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone (`grace-st demo | head`). Without this, Python's own flush at exit
-        # would complain once more.
+        # The reader of our output has gone (`grace-st demo | head`). Python flushes stdout once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_UNEXPECTED
 
@@ -92,7 +91,10 @@ def _dispatch(words: list[str]) -> int:
     # The options of the program itself take no value, so its command is the first word that is not an option.
     split = next((index for index, word in enumerate(words) if not word.startswith("-")), len(words))
     commands = available_commands()
-    _ProgramParser(commands).parse_args(words[:split])
+    try:
+        _ProgramParser(commands).parse_args(words[:split])
+    except SystemExit as stop:
+        return _code(stop)
     if split == len(words):
         return _misuse(
             f"no command given; `{PROGRAM} --help` lists them and `{PROGRAM} demo` is a good first one"
@@ -109,22 +111,27 @@ def _run(name: str, load: Callable[[], Command], words: list[str]) -> int:
     debug = "--debug" in words
     try:
         command = load()
-        arguments = command_parser(name, command).parse_args(words)
-        return command.run(arguments)
+        return command.run(command_parser(name, command).parse_args(words))
+    except SystemExit as stop:
+        return _code(stop)
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:
         if debug:
             traceback.print_exc()
         return _misuse(_one_line(error))
-    except (
-        Exception
-    ) as error:  # the outermost boundary: whatever it is, the user gets a line and an exit code
+    except Exception as error:
+        # The outermost boundary: whatever it is, the user gets a line and an exit code.
         if debug:
             traceback.print_exc()
         hint = "" if debug else f" (`{PROGRAM} {name} --debug` shows where)"
         sys.stderr.write(f"{PROGRAM}: unexpected error: {type(error).__name__}: {_one_line(error)}{hint}\n")
         return EXIT_UNEXPECTED
+
+
+def _code(stop: SystemExit) -> int:
+    # argparse ends this way after --help, --version and its own errors.
+    return stop.code if isinstance(stop.code, int) else EXIT_OK
 
 
 def _misuse(message: str) -> int:

@@ -6,7 +6,8 @@ import argparse
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
 
 ENTRY_POINT_GROUP = "grace_st.commands"
 
@@ -44,17 +45,21 @@ class Command:
 
 def available_commands() -> dict[str, Callable[[], Command]]:
     """Every command by name, each with the function that loads it. A built-in one wins over a clash."""
-    loaders: dict[str, Callable[[], Command]] = {}
-    for name, target in BUILT_IN.items():
-        loaders[name] = lambda target=target: _load_built_in(target)  # type: ignore[misc]
+    loaders: dict[str, Callable[[], Command]] = {
+        name: partial(_load_built_in, target) for name, target in BUILT_IN.items()
+    }
     for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
-        loaders.setdefault(point.name, lambda point=point: _checked(point.name, point.load()))  # type: ignore[misc]
+        loaders.setdefault(point.name, partial(_load_entry_point, point))
     return loaders
 
 
 def _load_built_in(target: str) -> Command:
     module, attribute = target.split(":")
     return _checked(target, getattr(importlib.import_module(module), attribute))
+
+
+def _load_entry_point(point: EntryPoint) -> Command:
+    return _checked(point.name, point.load())
 
 
 def _checked(name: str, loaded: object) -> Command:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grace_st.cli.command import Command
+from grace_st.cli.command import Command, CommandError
 from grace_st.cli.terminal import open_console, quiet_libraries, write_json
 from grace_st.config import POOLING_SPANS, POOLINGS
 
@@ -66,6 +67,14 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
     _option(model, "--revision", metavar="NAME", help="branch, tag or commit on the hub")
     _option(model, "--trust-remote-code", action="store_true", help="run model code that comes with SOURCE")
+    _option(
+        model,
+        "--eos-token",
+        metavar="TOKEN",
+        nargs="+",
+        help="what ends a rationale (default: what checkpoint, tokenizer and template name)",
+    )
+    _option(model, "--pad-token", metavar="TOKEN", help="padding, for a tokenizer that has none")
     _option(model, "--overwrite", action="store_true", help="replace DEST if it exists")
 
 
@@ -93,7 +102,14 @@ def _run(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     import grace_st
 
-    conversion = grace_st.convert(source, destination, **options)
+    try:
+        conversion = grace_st.convert(source, destination, **options)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if Path(source).exists():
+            raise
+        raise CommandError(f"{source} is no local folder, and as a name on the hub: {error}") from error
     eos_tokens = _eos_tokens(conversion)
     if as_json:
         write_json(_as_json(conversion, eos_tokens))

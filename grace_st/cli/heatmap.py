@@ -9,7 +9,7 @@ from rich.text import Text
 
 SHADES = (" ", "░", "▒", "▓", "█")
 ASCII_SHADES = (" ", ".", ":", "+", "#")
-CELL_WIDTH = 5  # shade, two digits, marker, gap
+CELL_WIDTH = 5  # shade, three places for the number, marker
 
 # From cold to warm, dark to light, so that the order also survives without colour vision.
 _STOPS = ((38, 42, 84), (64, 90, 160), (70, 150, 140), (170, 190, 90), (250, 220, 110))
@@ -57,7 +57,8 @@ def heatmap(
             share = (value - low) / (high - low) if high > low else 1.0
             marker = "*" if marked.get(i) == j else " "
             shade = " " if colour else shades[min(int(share * len(shades)), len(shades) - 1)]
-            cell = f"{shade}{round(value * 100):>2}{marker}".ljust(CELL_WIDTH)
+            hundredths = max(round(value * 100), -99)  # -100 would not fit
+            cell = f"{shade}{hundredths:>2}{marker}".ljust(CELL_WIDTH)
             text.append(cell, style=_style(share, bold=marker == "*") if colour else "")
     return text
 

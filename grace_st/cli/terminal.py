@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -16,9 +17,9 @@ MAX_WIDTH = 120
 
 def open_console() -> Console:
     """A console on stdout: at most ``MAX_WIDTH`` columns, no colour in a pipe or where NO_COLOR is set."""
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(errors="replace")  # an ASCII-only terminal shows "?" where it would otherwise stop us
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # An ASCII-only terminal shows "?" where it would otherwise stop us.
+        sys.stdout.reconfigure(errors="replace")
     console = Console(highlight=False)
     if console.width > MAX_WIDTH:
         console.width = MAX_WIDTH
@@ -32,10 +33,14 @@ def write_json(value: Any) -> None:
 
 def quiet_libraries() -> None:
     """Keep progress bars and notices of the model libraries out of a command's own output. Errors stay."""
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
+    downloads_are_shown = not are_progress_bars_disabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    if downloads_are_shown:  # transformers switches them off as well, but a download of gigabytes must show
+        enable_progress_bars()
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
 
 

@@ -8,12 +8,20 @@ between tokens: sliding-window masks, which count columns, stay exact.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+
+class _Layer(Protocol):
+    """A cache layer once it holds something."""
+
+    keys: Tensor
+    values: Tensor
 
 
 def can_repack(config: PreTrainedConfig) -> bool:
@@ -33,13 +41,17 @@ def can_repack(config: PreTrainedConfig) -> bool:
 def replicate(cache: Cache, rows: int) -> DynamicCache:
     """A new cache of ``rows`` equal rows from one of a single row."""
     result = DynamicCache()
-    for index, layer in enumerate(cache.layers):
+    for index, layer in enumerate(_layers(cache)):
         result.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), index)
     return result
 
 
+def _layers(cache: Cache) -> list[_Layer]:
+    return cast("list[_Layer]", cache.layers)
+
+
 def _change(cache: Cache, change: Callable[[Tensor], Tensor]) -> None:
-    for layer in cache.layers:
+    for layer in _layers(cache):
         layer.keys, layer.values = change(layer.keys), change(layer.values)
 
 
@@ -66,7 +78,7 @@ def join(cache: Cache, mask: Tensor, other: Cache, other_mask: Tensor) -> Tensor
         parts = (F.pad(states, (0, 0, length - states.shape[2], 0)) for states in (first, second))
         return torch.cat(list(parts))
 
-    for layer, other_layer in zip(cache.layers, other.layers, strict=True):
+    for layer, other_layer in zip(_layers(cache), _layers(other), strict=True):
         layer.keys = appended(layer.keys, other_layer.keys)
         layer.values = appended(layer.values, other_layer.values)
     return torch.cat([F.pad(part, (length - part.shape[1], 0)) for part in (mask, other_mask)])

@@ -54,7 +54,7 @@ class TokenChooser:
         if uniforms is None:
             return logits.argmax(dim=-1)
         for warper in self.warpers:
-            logits = warper(None, logits)  # type: ignore[arg-type]  # these three never read the ids
+            logits = warper(None, logits)  # these three never read the ids
         # Inverse transform sampling: one number a row decides, so the row's neighbours cannot.
         # float64, because float32 sums over a vocabulary of 150,000 misplace the borders; MPS has none.
         dtype = torch.float32 if logits.device.type == "mps" else torch.float64

@@ -7,14 +7,13 @@ Knows token ids only. The second full forward that this replaces lives in the te
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-
-import inspect
 
 import torch
 import torch.nn.functional as F
@@ -188,7 +187,7 @@ class TorchEngine:
             rollouts = self.embed(prompts, [()] * len(prompts), progress=progress)
             return [rollout for rollout in rollouts for _ in range(sampling.num_samples)]
         self._check_context([len(prompt.ids) + sampling.max_new_tokens for prompt in prompts])
-        distinct, owners = _deduplicate([prompt.ids + (prompt.pool_start,) for prompt in prompts])
+        distinct, owners = _deduplicate([(*prompt.ids, prompt.pool_start) for prompt in prompts])
         work = [prompts[index] for index in distinct]
         # Longest first: prompts that are admitted together are of similar length, and what does not fit into
         # memory shows at once.
@@ -222,13 +221,11 @@ class TorchEngine:
     ) -> list[Rollout]:
         """See `grace_st.engines.base.Engine.embed`. One forward, no generation."""
         if len(prompts) != len(rationales):
-            raise ValueError(
-                f"got {len(prompts)} prompts and {len(rationales)} rationales: one of each is needed"
-            )
+            raise ValueError(f"got {len(prompts)} prompts and {len(rationales)} rationales: one of each is needed")
         sequences = [prompt.ids + tuple(given) for prompt, given in zip(prompts, rationales, strict=True)]
         self._check_context([len(sequence) for sequence in sequences])
         starts = [self.pooled_from(prompt) for prompt in prompts]
-        keys = [sequence + (start,) for sequence, start in zip(sequences, starts, strict=True)]
+        keys = [(*sequence, start) for sequence, start in zip(sequences, starts, strict=True)]
         distinct, owners = _deduplicate(keys)
         queue = sorted(distinct, key=lambda index: -len(sequences[index]))
         weights: dict[int, int] = {}
@@ -318,9 +315,7 @@ class TorchEngine:
         ids, lengths = self.right_padded(sequences, device)
         hidden, _ = self.feed(ids, torch.ones_like(ids, dtype=torch.bool), 0, None, want_logits=False)
         columns = torch.arange(ids.shape[1], device=device)
-        mask = (columns >= torch.tensor(starts, device=device).unsqueeze(-1)) & (
-            columns < lengths.unsqueeze(-1)
-        )
+        mask = (columns >= torch.tensor(starts, device=device).unsqueeze(-1)) & (columns < lengths.unsqueeze(-1))
         return pool(hidden, mask, self.pooling).cpu()
 
     def right_padded(self, sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -332,8 +327,11 @@ class TorchEngine:
         return ids.to(device), torch.tensor([len(sequence) for sequence in sequences], device=device)
 
     def new_cache(self) -> DynamicCache:
-        """An empty cache. Without a config all layers keep everything, also those with a sliding window, whose
-        mask does the rest: exact, and possible to re-pack."""
+        """An empty cache.
+
+        Without a config all layers keep everything, also those with a sliding window, whose mask does the rest:
+        exact, and possible to re-pack.
+        """
         return DynamicCache() if self._repack else DynamicCache(config=self.text_config)
 
     # ---------------------------------------------------------------- guards
@@ -461,26 +459,16 @@ class _Decoding:
         lets rows of different lengths start together.
         """
         engine, start = self.engine, len(self.prefix)
-        distinct = (
-            list(dict.fromkeys(job.prompt for job in jobs))
-            if engine._repack
-            else [job.prompt for job in jobs]
-        )
+        distinct = list(dict.fromkeys(job.prompt for job in jobs)) if engine._repack else [job.prompt for job in jobs]
         prompts = [self.prompts[index] for index in distinct]
         bodies = [prompt.ids[start:-1] for prompt in prompts]
-        cache = (
-            engine.new_cache()
-            if self.prefix_cache is None
-            else kv_cache.replicate(self.prefix_cache, len(prompts))
-        )
+        cache = engine.new_cache() if self.prefix_cache is None else kv_cache.replicate(self.prefix_cache, len(prompts))
         pooled = RunningPool.empty(engine.pooling, len(prompts), engine.embedding_dimension, self.device)
         lengths = torch.tensor([start + len(body) for body in bodies], device=self.device)
         width = max(len(body) for body in bodies)
         if width or not start:
             # A prompt of one token has nothing to run before it: a padding column keeps the cache's shape.
-            ids, _ = engine.right_padded(
-                bodies if width else [(engine.pad_token_id,)] * len(bodies), self.device
-            )
+            ids, _ = engine.right_padded(bodies if width else [(engine.pad_token_id,)] * len(bodies), self.device)
             everything = torch.ones(len(prompts), start + ids.shape[1], dtype=torch.bool, device=self.device)
             hidden, _ = engine.feed(ids, everything, start, cache, want_logits=False)
             columns = torch.arange(start, start + ids.shape[1], device=self.device)
@@ -514,9 +502,7 @@ class _Decoding:
         if not self.sampling.do_sample:
             return None
         budget, seed = self.sampling.max_new_tokens, self.sampling.seed
-        return torch.stack(
-            [prompt_uniforms(seed, self.prompts[job.prompt].ids, job.sample, budget) for job in jobs]
-        )
+        return torch.stack([prompt_uniforms(seed, self.prompts[job.prompt].ids, job.sample, budget) for job in jobs])
 
     def _seen(self, all_ids: list[tuple[int, ...]]) -> Tensor | None:
         if not self.chooser.needs_seen:

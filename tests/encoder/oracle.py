@@ -42,8 +42,7 @@ def greedy(
                 still_open.append(row)
         open_rows = still_open
     return [
-        (sequence[len(prompt.ids) :], stop)
-        for sequence, prompt, stop in zip(sequences, prompts, ended, strict=True)
+        (sequence[len(prompt.ids) :], stop) for sequence, prompt, stop in zip(sequences, prompts, ended, strict=True)
     ]
 
 

@@ -73,9 +73,7 @@ def test_the_fixtures_have_both_endings() -> None:
 def test_representations_against_float64(architecture: str, pooling: str, span: str) -> None:
     engine, prompts = build(architecture, pooling=pooling, pooling_span=span, slots=3)
     for budget in (0, 9):
-        for prompt, rollout in zip(
-            prompts, engine.generate(prompts, Sampling(max_new_tokens=budget)), strict=True
-        ):
+        for prompt, rollout in zip(prompts, engine.generate(prompts, Sampling(max_new_tokens=budget)), strict=True):
             ids = prompt.ids + rollout.ids
             reference = oracle.vector(engine.model, ids, start_of(prompt, span), pooling)
             torch.testing.assert_close(rollout.vector.double(), reference, rtol=0, atol=TOLERANCE)
@@ -285,7 +283,7 @@ def test_out_of_memory_in_the_middle_keeps_what_is_finished() -> None:
 def test_out_of_memory_with_one_slot_says_what_to_do() -> None:
     engine, prompts = build(slots=2)
     _limit_rows(engine.model, 0)
-    with pytest.raises(RuntimeError, match="single slot.*lower max_seq_length"):
+    with pytest.raises(RuntimeError, match=r"single slot.*lower max_seq_length"):
         engine.generate(prompts, Sampling(max_new_tokens=2))
 
 
@@ -365,7 +363,11 @@ def test_uniforms_depend_on_seed_prompt_and_sample() -> None:
     base = prompt_uniforms(0, (1, 2, 3), 0, 8)
     assert base.dtype == torch.float64 and bool(((base >= 0) & (base < 1)).all())
     assert torch.equal(base, prompt_uniforms(0, (1, 2, 3), 0, 8))
-    for other in (prompt_uniforms(1, (1, 2, 3), 0, 8), prompt_uniforms(0, (1, 2, 4), 0, 8), prompt_uniforms(0, (1, 2, 3), 1, 8)):
+    for other in (
+        prompt_uniforms(1, (1, 2, 3), 0, 8),
+        prompt_uniforms(0, (1, 2, 4), 0, 8),
+        prompt_uniforms(0, (1, 2, 3), 1, 8),
+    ):
         assert not torch.equal(base, other)
 
 

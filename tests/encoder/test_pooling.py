@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -44,7 +46,7 @@ def test_whole_and_in_pieces(pooling: str, case: tuple[torch.Tensor, torch.Tenso
     noisy = hidden.masked_fill(~mask.unsqueeze(-1), float("nan"))  # what is outside must not matter
     torch.testing.assert_close(pool(noisy, mask, pooling).double(), expected, rtol=1e-5, atol=1e-5)
     running = RunningPool.empty(pooling, *hidden[:, 0].shape, "cpu")
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in itertools.pairwise(cuts):
         running.add(noisy[:, start:end], mask[:, start:end])
     torch.testing.assert_close(running.value().double(), expected, rtol=1e-5, atol=1e-5)
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from grace_st.config import DEFAULT_SYSTEM_PROMPT
 from grace_st.prompt import RepresentationPrompt
 from grace_st.template import RenderedTemplate, render_template
 from tests import tiny
@@ -42,8 +41,16 @@ def ids_of(prompt: RepresentationPrompt, texts: Sequence[str], **options: Any) -
 
 
 EXPECTED = {
-    "chatml": ("chat", "<|im_start|>system\nThink.<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"),
-    "thinking": ("chat", "<|im_start|>system\nThink.<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"),
+    "chatml": (
+        "chat",
+        "<|im_start|>system\nThink.<|im_end|>\n<|im_start|>user\n",
+        "<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "thinking": (
+        "chat",
+        "<|im_start|>system\nThink.<|im_end|>\n<|im_start|>user\n",
+        "<|im_end|>\n<|im_start|>assistant\n",
+    ),
     "dated": (
         "chat",
         "<bos><|im_start|>system\nToday Date: 26 Jul 2024\n\nThink.<|im_end|>\n<|im_start|>user\n",
@@ -127,14 +134,14 @@ def test_no_system_prompt_keeps_the_templates_own() -> None:
 
 
 def test_a_template_that_drops_the_message_is_refused() -> None:
-    with pytest.raises(ValueError, match="drops or changes the system message.*--system-role user"):
+    with pytest.raises(ValueError, match=r"drops or changes the system message.*--system-role user"):
         make("drops_system")
     assert SYSTEM in make("drops_system", system_role="user")[1].head
     assert make("drops_system", system_prompt=None)[1].kind == "chat"
 
 
 def test_a_template_that_fails_is_refused() -> None:
-    with pytest.raises(ValueError, match="System role not supported.*system_role='user'"):
+    with pytest.raises(ValueError, match=r"System role not supported.*system_role='user'"):
         make("no_system", system_role="system")
     with pytest.raises(ValueError, match="system_role must be"):
         make("chatml", system_role="both")
@@ -188,9 +195,7 @@ def test_ordinary_merges_cannot_reach_a_control_token() -> None:
     vocabulary = {token: place for place, token in enumerate(["<", "s", ">", "a", "<s", "<s>", "</s>", "<pad>"])}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[("<", "s"), ("<s", ">")]))
     backend.pre_tokenizer = pre_tokenizers.Split("b", "removed")
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     prompt = RepresentationPrompt(tokenizer, "", "a")
     (tokens,) = prompt.tokenize(["a<s>a<s><s"], max_seq_length=64)
     pieces = tokenizer.convert_ids_to_tokens(tokens.ids)
@@ -254,7 +259,7 @@ def test_an_instruction_goes_before_the_text_and_is_not_pooled() -> None:
     assert prompt.tokenizer.decode(tokens.ids[tokens.pool_start :]) == "cats" + prompt.tail
     assert not set(tokens.ids[len(prompt.head_ids) : tokens.pool_start]) & prompt.structural_ids
     assert ids_of(prompt, ["cats"], instruction="") == ids_of(prompt, ["cats"])
-    with pytest.raises(ValueError, match="the instruction .* or shorten the instruction"):
+    with pytest.raises(ValueError, match=r"the instruction .* or shorten the instruction"):
         prompt.tokenize(["cats"], max_seq_length=40, instruction="word " * 50)
 
 
