@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
 
 from grace_st.config import DEFAULT_SYSTEM_PROMPT, GraceConfig, Pooling, PoolingSpan
-from grace_st.module import SHIM_TYPE, GenerateThenPool, check_context, load_causal_lm
+from grace_st.module import SHIM_TYPE, GenerateThenPool, load_causal_lm
 from grace_st.template import SystemRole, render_template
 
 
@@ -111,10 +112,11 @@ def convert(
         "token": token,
         "cache_dir": cache_folder,
         "trust_remote_code": trust_remote_code,
-        "local_files_only": Path(name).is_dir() and not (Path(name) / "adapter_config.json").exists(),
+        "local_files_only": Path(name).is_dir(),
     }
     # 1. Everything that can be refused without weights.
-    if not (Path(name) / "adapter_config.json").exists():
+    is_adapter = _is_adapter(name, hub)
+    if not is_adapter:
         _refuse_other_architectures(_model_config(name, hub), name)
     tokenizer = AutoTokenizer.from_pretrained(name, **hub)
     _ensure_padding(tokenizer, pad_token)
@@ -122,7 +124,9 @@ def convert(
         tokenizer, system_prompt, system_role=system_role, chat_template_kwargs=chat_template_kwargs
     )
     # 2. Weights.
-    model = _load_merged(name, {} if dtype is None else {"dtype": _dtype(dtype)}, hub)
+    model_kwargs = {} if dtype is None else {"dtype": _dtype(dtype)}
+    load_weights = _load_adapter_merged if is_adapter else load_causal_lm
+    model = load_weights(name, model_kwargs, hub)
     config = GraceConfig(
         system_prompt=system_prompt,
         template=template.kind,
@@ -135,9 +139,7 @@ def convert(
         pooling=pooling,
         pooling_span=pooling_span,
     )
-    module = GenerateThenPool(model, tokenizer, config)
-    context = model.config.get_text_config(decoder=True).to_dict().get("max_position_embeddings")
-    check_context(max_seq_length, max_new_tokens, context)
+    module = GenerateThenPool(model, tokenizer, config)  # refuses limits that exceed the context
     module.prompts_of([""])  # refuses a limit that the template alone exceeds
     _refuse_non_causal(module, name)
     # 3. Write.
@@ -147,7 +149,7 @@ def convert(
         architecture=type(model).__name__,
         embedding_dimension=module.get_embedding_dimension(),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        context_length=context,
+        context_length=model.config.get_text_config(decoder=True).to_dict().get("max_position_embeddings"),
     )
     with _written_whole(target) as partial:
         write_folder(module, partial, name=target.name, source=name)
@@ -275,16 +277,22 @@ def _token_id(tokenizer: PreTrainedTokenizerBase, token: str, option: str) -> in
     return int(token_id)
 
 
-def _load_merged(name: str, model_kwargs: Mapping[str, Any], hub: Mapping[str, Any]) -> PreTrainedModel:
-    if not (Path(name) / "adapter_config.json").exists():
-        return load_causal_lm(name, model_kwargs, hub)
+def _is_adapter(name: str, hub: Mapping[str, Any]) -> bool:
+    options = {key: value for key, value in hub.items() if key != "trust_remote_code"}
+    return find_adapter_config_file(name, **options) is not None
+
+
+def _load_adapter_merged(name: str, model_kwargs: Mapping[str, Any], hub: Mapping[str, Any]) -> PreTrainedModel:
     try:
         from peft import PeftConfig, PeftModel
     except ImportError as error:
         raise ImportError(f"{name} is a PEFT adapter, which needs peft: pip install 'grace-st[peft]'") from error
-    base_name = PeftConfig.from_pretrained(name).base_model_name_or_path
-    base = load_causal_lm(base_name, model_kwargs, {**hub, "revision": None})
-    return PeftModel.from_pretrained(base, name).merge_and_unload()
+    options = {key: value for key, value in hub.items() if key != "trust_remote_code"}
+    base_name = PeftConfig.from_pretrained(name, **options).base_model_name_or_path
+    # The base has a revision of its own, and may be on the hub where the adapter is a folder.
+    elsewhere = {**hub, "revision": None, "local_files_only": Path(base_name).is_dir()}
+    base = load_causal_lm(base_name, model_kwargs, elsewhere)
+    return PeftModel.from_pretrained(base, name, **options).merge_and_unload()
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:

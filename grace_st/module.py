@@ -139,8 +139,9 @@ class GenerateThenPool(InputModule):
         Raises:
             ValueError: A text is not a string, or the template leaves no room for a text.
         """
+        limit = self.config.max_seq_length
         try:
-            return self.prompt.tokenize(texts, max_seq_length=self.max_seq_length, instruction=instruction)
+            return self.prompt.tokenize(texts, max_seq_length=limit, instruction=instruction)
         except TypeError as error:
             # sentence-transformers takes a TypeError for an old signature, and calls again without the prompt.
             raise ValueError(str(error)) from None
@@ -216,9 +217,7 @@ class GenerateThenPool(InputModule):
         except NonFiniteVectorError as error:
             tokens = prompts[error.index]
             text = self.prompt.decode(tokens.ids[tokens.pool_start : len(tokens.ids) - len(self.prompt.tail_ids)])
-            error.add_note(f"The text is {text!r:.200}")
-            error.args = (f"{error.args[0]}. The text: {text!r:.200}",)
-            raise
+            raise NonFiniteVectorError(error.index, error.what, text) from None
 
     def _widen_on_cpu(self) -> None:
         """On a CPU compute in float32, unless a dtype was asked for: half precision is slow and imprecise there."""

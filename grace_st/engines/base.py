@@ -128,18 +128,22 @@ class NonFiniteVectorError(ArithmeticError):
 
     Attributes:
         index: Which of the prompts of the call.
+        what: What was not finite.
+        text: The prompt's text, where it is known.
     """
 
-    def __init__(self, index: int, what: str) -> None:
+    def __init__(self, index: int, what: str, text: str | None = None) -> None:
+        subject = f"prompt {index}" if text is None else f"the text {text!r:.200}"
         super().__init__(
-            f"prompt {index} gave non-finite {what}: the weights hold NaN or infinity, or overflow in this dtype "
+            f"{subject} gave non-finite {what}: the weights hold NaN or infinity, or overflow in this dtype "
             "(float16 does with some models: load in bfloat16 or float32)"
         )
         self.index = index
         self.what = what
+        self.text = text
 
-    def __reduce__(self) -> tuple[type[NonFiniteVectorError], tuple[int, str]]:
-        return type(self), (self.index, self.what)
+    def __reduce__(self) -> tuple[type[NonFiniteVectorError], tuple[int, str, str | None]]:
+        return type(self), (self.index, self.what, self.text)
 
 
 class Engine(Protocol):

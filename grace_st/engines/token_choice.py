@@ -57,14 +57,15 @@ class TokenChooser:
             logits = warper(None, logits)  # these three never read the ids
         # Inverse transform sampling: one number a row decides, so the row's neighbours cannot.
         # float64, because float32 sums over a vocabulary of 150,000 misplace the borders; MPS has none.
-        dtype = torch.float32 if logits.device.type == "mps" else torch.float64
-        cumulative = logits.to(dtype).softmax(dim=-1).cumsum(dim=-1)
+        device = logits.device
+        wide = logits.cpu().double() if device.type == "mps" else logits.double()
+        cumulative = wide.softmax(dim=-1).cumsum(dim=-1)
         total = cumulative[:, -1:]
-        threshold = uniforms.to(device=logits.device, dtype=dtype).unsqueeze(-1) * total
+        threshold = uniforms.to(cumulative.device).unsqueeze(-1) * total
         # Rounding must not reach the total: the first token whose cumulative probability exceeds the threshold
         # is then always one of probability > 0.
         threshold = torch.minimum(threshold, torch.nextafter(total, torch.zeros_like(total)))
-        return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
+        return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).to(device)
 
 
 def chosen_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -142,14 +142,15 @@ class TorchEngine:
                 "choose an attention-based or hybrid causal LM"
             )
         self._takes_positions = "position_ids" in accepted
-        self._repack = kv_cache.can_repack(model.config)
-        if not self._repack:
+        self.can_repack = kv_cache.can_repack(model.config)
+        if not self.can_repack:
             logger.warning(
                 "the cache of %s cannot be re-packed: rows are decoded in waves of equal prompt length, without "
                 "refill, which is slower",
                 type(model).__name__,
             )
         self._slots = slots
+        self._ran_out_of_memory = False
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -208,8 +209,7 @@ class TorchEngine:
         with self._inference(), _naming(distinct):
             while len(done) < len(jobs):
                 pending = [job for job in jobs if job not in done]
-                with self._fewer_slots_when_out_of_memory():
-                    _Decoding(self, work, sampling, finish).run(pending)
+                self._attempt(lambda: _Decoding(self, work, sampling, finish).run(pending))  # noqa: B023
         return [done[_Job(owner, sample)] for owner in owners for sample in range(sampling.num_samples)]
 
     def embed(
@@ -232,16 +232,19 @@ class TorchEngine:
         for owner in owners:
             weights[distinct[owner]] = weights.get(distinct[owner], 0) + 1
         vectors: dict[int, Tensor] = {}
+
+        def pool_next() -> None:
+            batch = queue[: self.slots]
+            pooled = self._pool_whole([sequences[i] for i in batch], [starts[i] for i in batch])
+            for index, vector in zip(batch, pooled, strict=True):
+                vectors[index] = _checked(vector, index)
+            del queue[: len(batch)]
+            if progress is not None:
+                progress(sum(weights[index] for index in batch))
+
         with self._inference():
             while queue:
-                with self._fewer_slots_when_out_of_memory():
-                    batch = queue[: self.slots]
-                    pooled = self._pool_whole([sequences[i] for i in batch], [starts[i] for i in batch])
-                    for index, vector in zip(batch, pooled, strict=True):
-                        vectors[index] = _checked(vector, index)
-                    queue = queue[len(batch) :]
-                    if progress is not None:
-                        progress(sum(weights[index] for index in batch))
+                self._attempt(pool_next)
         return [
             Rollout(tuple(given), None, vectors[distinct[owner]])
             for given, owner in zip(rationales, owners, strict=True)
@@ -332,7 +335,7 @@ class TorchEngine:
         Without a config all layers keep everything, also those with a sliding window, whose mask does the rest:
         exact, and possible to re-pack.
         """
-        return DynamicCache() if self._repack else DynamicCache(config=self.text_config)
+        return DynamicCache() if self.can_repack else DynamicCache(config=self.text_config)
 
     # ---------------------------------------------------------------- guards
 
@@ -356,12 +359,15 @@ class TorchEngine:
             finally:
                 self.model.train(was_training)
 
-    @contextmanager
-    def _fewer_slots_when_out_of_memory(self) -> Iterator[None]:
-        """Swallow an accelerator's out-of-memory error once fewer slots can be tried."""
+    def _attempt(self, work: Callable[[], None]) -> None:
+        """Do some work; when an accelerator runs out of memory, halve the slots and return to try again."""
+        if self._ran_out_of_memory:
+            # Now that the failed attempt and its traceback hold no tensors any more.
+            if torch.accelerator.is_available():
+                torch.accelerator.empty_cache()
+            self._ran_out_of_memory = False
         try:
-            yield
-            return
+            work()
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
@@ -370,11 +376,9 @@ class TorchEngine:
                     "out of memory with a single slot: lower max_seq_length or max_new_tokens, load in a smaller "
                     "dtype, or use a larger device"
                 ) from error
-        # Outside the handler, so that the failed attempt's tensors are gone.
-        self._slots = self.slots // 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        logger.warning("out of memory: going on with %d slots; finished texts are kept", self._slots)
+            self._slots = self.slots // 2
+            self._ran_out_of_memory = True
+            logger.warning("out of memory: going on with %d slots; finished texts are kept", self._slots)
 
 
 class _Decoding:
@@ -385,7 +389,7 @@ class _Decoding:
         engine: TorchEngine,
         prompts: list[PromptTokens],
         sampling: Sampling,
-        finish: Any,
+        finish: Callable[[_Job, Rollout], None],
     ) -> None:
         self.engine = engine
         self.prompts = prompts
@@ -413,7 +417,7 @@ class _Decoding:
                 if not queue:
                     return
                 rows = self._prefill(self._take(queue, self.slots))
-            elif self.engine._repack:
+            elif self.engine.can_repack:
                 free = self.slots - len(live)
                 admit = min(free, len(queue)) if free >= min(refill, len(queue)) else 0
                 if dead and (admit or dead >= refill):
@@ -428,14 +432,14 @@ class _Decoding:
         taken = [queue.pop()]
         length = len(self.prompts[taken[0].prompt].ids)
         while queue and len(taken) < count:
-            if not self.engine._repack and len(self.prompts[queue[-1].prompt].ids) != length:
+            if not self.engine.can_repack and len(self.prompts[queue[-1].prompt].ids) != length:
                 break
             taken.append(queue.pop())
         return taken
 
     def _compute_prefix(self, indices: set[int]) -> None:
         """Run what all prompts begin with, once. It ends before the first pooled token."""
-        if not (self.engine._repack and self.engine.share_prefix) or not indices:
+        if not (self.engine.can_repack and self.engine.share_prefix) or not indices:
             return
         prompts = [self.prompts[index] for index in indices]
         shortest, longest = min(prompt.ids for prompt in prompts), max(prompt.ids for prompt in prompts)
@@ -459,7 +463,9 @@ class _Decoding:
         lets rows of different lengths start together.
         """
         engine, start = self.engine, len(self.prefix)
-        distinct = list(dict.fromkeys(job.prompt for job in jobs)) if engine._repack else [job.prompt for job in jobs]
+        distinct = [job.prompt for job in jobs]
+        if engine.can_repack:  # samples of one prompt share its pass
+            distinct = list(dict.fromkeys(distinct))
         prompts = [self.prompts[index] for index in distinct]
         bodies = [prompt.ids[start:-1] for prompt in prompts]
         cache = engine.new_cache() if self.prefix_cache is None else kv_cache.replicate(self.prefix_cache, len(prompts))
@@ -474,7 +480,7 @@ class _Decoding:
             columns = torch.arange(start, start + ids.shape[1], device=self.device)
             first = torch.tensor([engine.pooled_from(prompt) for prompt in prompts], device=self.device)
             pooled.add(hidden, (columns >= first.unsqueeze(-1)) & (columns < lengths.unsqueeze(-1)))
-        if engine._repack:
+        if engine.can_repack:
             mask = kv_cache.align_right(cache, lengths)
             if len(jobs) != len(distinct):
                 rows_of = {index: row for row, index in enumerate(distinct)}
