@@ -363,8 +363,10 @@ class TorchEngine:
         """Do some work; when an accelerator runs out of memory, halve the slots and return to try again."""
         if self._ran_out_of_memory:
             # Now that the failed attempt and its traceback hold no tensors any more.
-            if torch.accelerator.is_available():
-                torch.accelerator.empty_cache()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            elif torch.backends.mps.is_available():
+                torch.mps.empty_cache()
             self._ran_out_of_memory = False
         try:
             work()
