@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils import find_adapter_config_file
 
 from grace_st.config import DEFAULT_SYSTEM_PROMPT, GraceConfig, Pooling, PoolingSpan
+from grace_st.engines.forward import CausalForward
 from grace_st.module import SHIM_TYPE, GenerateThenPool, load_causal_lm
 from grace_st.template import SystemRole, render_template
 
@@ -210,7 +211,7 @@ def _refuse_other_architectures(config: PreTrainedConfig, name: str) -> None:
 
 def _refuse_non_causal(module: GenerateThenPool, name: str) -> None:
     """Look whether later tokens change earlier states: an encoder's would, and one-pass pooling would be wrong."""
-    engine = module.engine
+    forward = CausalForward(module.model, "mean", module.config.pad_token_id)
     prompt = module.prompts_of(["a"])[0]
     ids = torch.tensor([[*prompt.ids, prompt.ids[0], prompt.ids[-1]]], device=module.model.device)
     changed = ids.clone()
@@ -218,8 +219,7 @@ def _refuse_non_causal(module: GenerateThenPool, name: str) -> None:
     mask = torch.ones_like(ids, dtype=torch.bool)
     with torch.no_grad():
         states, others = (
-            engine.feed(item, mask, 0, None, want_logits=False)[0][:, :-1].float()  # type: ignore[attr-defined]
-            for item in (ids, changed)
+            forward.feed(item, mask, 0, None, want_logits=False)[0][:, :-1].float() for item in (ids, changed)
         )
     if not bool(states.isfinite().all()):
         raise ValueError(f"{name} gives NaN or infinity: its weights are damaged, or overflow in {module.model.dtype}")

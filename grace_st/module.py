@@ -95,7 +95,7 @@ class GenerateThenPool(InputModule):
             **(engine_kwargs or {}),
         )
         self.engine: Engine = torch_engine
-        check_context(config.max_seq_length, config.max_new_tokens, torch_engine.context_length)
+        check_context(config.max_seq_length, config.max_new_tokens, torch_engine.forward.context_length)
 
     @property
     def config(self) -> GraceConfig:

@@ -146,6 +146,17 @@ class NonFiniteVectorError(ArithmeticError):
         return type(self), (self.index, self.what, self.text)
 
 
+def checked(vector: Tensor, index: int) -> Tensor:
+    """The vector of prompt ``index``, as a tensor of its own.
+
+    Raises:
+        NonFiniteVectorError: It holds NaN or infinity.
+    """
+    if not bool(vector.isfinite().all()):
+        raise NonFiniteVectorError(index, "hidden states")
+    return vector.clone()
+
+
 class Engine(Protocol):
     """Generates rationales and pools hidden states in the same pass."""
 
