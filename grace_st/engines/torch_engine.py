@@ -104,7 +104,7 @@ class TorchEngine:
         if sampling.max_new_tokens == 0:
             rollouts = self.embed(prompts, [()] * len(prompts), progress=progress)
             return [rollout for rollout in rollouts for _ in range(sampling.num_samples)]
-        self._check_context([len(prompt.ids) + sampling.max_new_tokens for prompt in prompts])
+        self._check_lengths(prompts, [sampling.max_new_tokens] * len(prompts))
         distinct, owners = _deduplicate([(*prompt.ids, prompt.pool_start) for prompt in prompts])
         work = [prompts[index] for index in distinct]
         starts = [self.pooled_from(prompt) for prompt in work]
@@ -151,7 +151,7 @@ class TorchEngine:
         if len(prompts) != len(rationales):
             raise ValueError(f"got {len(prompts)} prompts and {len(rationales)} rationales: one of each is needed")
         sequences = [prompt.ids + tuple(given) for prompt, given in zip(prompts, rationales, strict=True)]
-        self._check_context([len(sequence) for sequence in sequences])
+        self._check_lengths(prompts, [len(given) for given in rationales])
         starts = [self.pooled_from(prompt) for prompt in prompts]
         keys = [(*sequence, start) for sequence, start in zip(sequences, starts, strict=True)]
         distinct, owners = _deduplicate(keys)
@@ -197,14 +197,16 @@ class TorchEngine:
 
     # ---------------------------------------------------------------- guards
 
-    def _check_context(self, lengths: list[int]) -> None:
+    def _check_lengths(self, prompts: Sequence[PromptTokens], budgets: Sequence[int]) -> None:
         limit = self.forward.context_length
-        longest = max(lengths, default=0)
-        if limit is not None and longest > limit:
-            raise ValueError(
-                f"prompt and budget need {longest} tokens, but the model's context is {limit}: lower "
-                "max_new_tokens, or max_seq_length so that texts are truncated"
-            )
+        for index, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True)):
+            if not prompt.ids:
+                raise ValueError(f"prompt {index} has no tokens, so there is no state to pool")
+            if limit is not None and len(prompt.ids) + budget > limit:
+                raise ValueError(
+                    f"prompt {index} and its rationale need {len(prompt.ids)} + {budget} tokens, but the model's "
+                    f"context is {limit}: lower max_new_tokens, or max_seq_length so that texts are truncated"
+                )
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

@@ -319,12 +319,14 @@ def test_non_finite_logits_are_refused() -> None:
         engine.generate(prompts, Sampling(max_new_tokens=3))
 
 
-def test_context_is_checked_before_work_starts() -> None:
+def test_lengths_are_checked_before_work_starts() -> None:
     engine, prompts = build()
-    longest = max(len(prompt.ids) for prompt in prompts)
-    engine.generate(prompts[:1], Sampling(max_new_tokens=1))
-    with pytest.raises(ValueError, match=f"need {longest + 500} tokens, but the model's context is 512"):
+    _limit_rows(engine.model, 0)  # any forward would fail
+    length = len(prompts[0].ids)
+    with pytest.raises(ValueError, match=rf"prompt 0 and its rationale need {length} \+ 500 tokens.*context is 512"):
         engine.generate(prompts, Sampling(max_new_tokens=500))
+    with pytest.raises(ValueError, match="prompt 1 has no tokens"):
+        engine.generate([prompts[0], PromptTokens((), 0)], Sampling(max_new_tokens=1))
 
 
 def test_training_mode_is_restored_and_gradients_are_off() -> None:
