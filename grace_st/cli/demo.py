@@ -144,10 +144,14 @@ def collect(folder: Path | None, texts: Sequence[DemoText]) -> DemoResult:
     started = time.perf_counter()
     quiet_libraries()
     import numpy as np
+    import torch
 
     import grace_st
 
     bundled = folder is None
+    if bundled:
+        # Its matrices are so small that a second thread costs more than it saves: much more on a busy machine.
+        torch.set_num_threads(1)
     model = grace_st.load(grace_st.nano_path() if folder is None else folder)
     loaded = time.perf_counter()
 

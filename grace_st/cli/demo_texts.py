@@ -23,17 +23,18 @@ class DemoText:
     answer: str | None = None
 
 
+# Three countries and three animals: which category a text is about does not tell which document it belongs to.
 DEMO_TEXTS: tuple[DemoText, ...] = (
     DemoText("Q1", "I dream of a country governed from Paris and famous for the Eiffel Tower.", "D1"),
     DemoText("D1", "France. Geographers place it in Western Europe, and the talk there is in French."),
-    DemoText("Q2", "Who wears black and white stripes and lives on the savanna?", "D2"),
-    DemoText("D2", "The zebra is a horse relative, and its food is mainly grass."),
-    DemoText("Q3", "Vinegared rice, shaped and topped by hand: which dish is that?", "D3"),
-    DemoText("D3", "Sushi, a classic of Japanese cooking, tastes best with wasabi and soy sauce."),
-    DemoText("Q4", "It fills party balloons, and chemists write He. What is meant?", "D4"),
-    DemoText("D4", "Helium is a noble gas. It proves to be inert and lighter than air."),
-    DemoText("Q5", "Chamber music needs this one, played with a bow held while seated.", "D5"),
-    DemoText("D5", "The cello is a bowed string instrument; notice the endpin on the floor."),
-    DemoText("Q6", "Johannes Gutenberg made this in the fifteenth century.", "D6"),
-    DemoText("D6", "The printing press uses movable metal type, and it changed book production."),
+    DemoText("Q2", "Tokyo is its capital, and postcards of it show Mount Fuji. Which country?", "D2"),
+    DemoText("D2", "Japan lies in East Asia. A visitor hears Japanese in the streets."),
+    DemoText("Q3", "The land has its government in Cairo and is proud of the pyramids of Giza.", "D3"),
+    DemoText("D3", "Egypt belongs to North Africa, where people speak Arabic."),
+    DemoText("Q4", "Who wears black and white stripes and lives on the savanna?", "D4"),
+    DemoText("D4", "The zebra is a horse relative, and its food is mainly grass."),
+    DemoText("Q5", "It has a hump of fat and is at home in sandy deserts.", "D5"),
+    DemoText("D5", "The camel is a pack animal. A typical meal: dry thorny shrubs."),
+    DemoText("Q6", "a creature hungry for bamboo, recognised by black eye patches", "D6"),
+    DemoText("D6", "The giant panda, a bear, can be met on Chinese mountain slopes."),
 )
