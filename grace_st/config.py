@@ -75,7 +75,8 @@ class GraceConfig:
 
     def __post_init__(self) -> None:
         if self.system_prompt is not None:
-            _require(isinstance(self.system_prompt, str), "system_prompt", self.system_prompt, "a string or null")
+            valid = isinstance(self.system_prompt, str) and bool(self.system_prompt.strip())
+            _require(valid, "system_prompt", self.system_prompt, "a text that is not blank, or null")
         for name in ("head", "tail"):
             _require(isinstance(getattr(self, name), str), name, getattr(self, name), "a string")
         object.__setattr__(self, "eos_token_ids", _token_ids(self.eos_token_ids))
@@ -85,7 +86,7 @@ class GraceConfig:
         _require_choice("template", self.template, TEMPLATE_KINDS)
         _require_choice("pooling", self.pooling, POOLINGS)
         _require_choice("pooling_span", self.pooling_span, POOLING_SPANS)
-        if self.format_version != FORMAT_VERSION:
+        if self.format_version != FORMAT_VERSION or not _is_int(self.format_version, 0):
             newer = _is_int(self.format_version, FORMAT_VERSION + 1)
             raise ConfigError(
                 f"{CONFIG_NAME} has format_version {self.format_version!r}; this grace-st reads {FORMAT_VERSION}. "

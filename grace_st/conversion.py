@@ -5,10 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -20,8 +17,11 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils import find_adapter_config_file
 
 from grace_st.config import DEFAULT_SYSTEM_PROMPT, GraceConfig, Pooling, PoolingSpan
+from grace_st.engines.base import NonFiniteVectorError, PromptTokens, Sampling
 from grace_st.engines.forward import CausalForward
 from grace_st.module import SHIM_TYPE, GenerateThenPool, load_causal_lm
+from grace_st.paths import destination as destination_folder
+from grace_st.paths import local_or_hub, written_whole
 from grace_st.template import SystemRole, render_template
 
 
@@ -98,16 +98,8 @@ def convert(
         ValueError: The source is not a causal LM, has no EOS or padding token, its template drops the message, or
             prompt and budget exceed its context. Nothing is guessed: the message names the option to give.
     """
-    target = Path(destination)
-    if target.exists() and not overwrite and (target.is_file() or any(target.iterdir())):
-        raise FileExistsError(
-            f"{target} exists: choose another folder, or replace it with overwrite=True (--overwrite)"
-        )
-    name = os.fspath(source)
-    if Path(name).is_absolute() and not Path(name).is_dir():
-        raise FileNotFoundError(f"there is no folder {name}")
-    if Path(name).is_dir() and Path(name).resolve() == target.resolve():
-        raise ValueError(f"source and destination are the same folder, {name}")
+    name = local_or_hub(source)
+    target = destination_folder(destination, overwrite=overwrite, source=name)
     hub = {
         "revision": revision,
         "token": token,
@@ -119,7 +111,7 @@ def convert(
     is_adapter = _is_adapter(name, hub)
     if not is_adapter:
         _refuse_other_architectures(_model_config(name, hub), name)
-    tokenizer = AutoTokenizer.from_pretrained(name, **hub)
+    tokenizer = _tokenizer(name, hub, is_adapter)
     _ensure_padding(tokenizer, pad_token)
     template = render_template(
         tokenizer, system_prompt, system_role=system_role, chat_template_kwargs=chat_template_kwargs
@@ -141,8 +133,7 @@ def convert(
         pooling_span=pooling_span,
     )
     module = GenerateThenPool(model, tokenizer, config)  # refuses limits that exceed the context
-    module.prompts_of([""])  # refuses a limit that the template alone exceeds
-    _refuse_non_causal(module, name)
+    _try_it(module, name)
     # 3. Write.
     conversion = Conversion(
         path=target,
@@ -150,9 +141,9 @@ def convert(
         architecture=type(model).__name__,
         embedding_dimension=module.get_embedding_dimension(),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        context_length=model.config.get_text_config(decoder=True).to_dict().get("max_position_embeddings"),
+        context_length=CausalForward(model, pooling, tokenizer.pad_token_id).context_length,
     )
-    with _written_whole(target) as partial:
+    with written_whole(target) as partial:
         write_folder(module, partial, name=target.name, source=name)
     return conversion
 
@@ -209,25 +200,62 @@ def _refuse_other_architectures(config: PreTrainedConfig, name: str) -> None:
         )
 
 
-def _refuse_non_causal(module: GenerateThenPool, name: str) -> None:
-    """Look whether later tokens change earlier states: an encoder's would, and one-pass pooling would be wrong."""
+def _try_it(module: GenerateThenPool, name: str) -> None:
+    """Encode a little, and refuse a model whose vectors would be wrong.
+
+    Looks whether later tokens change earlier states (an encoder's would), and whether pooling while generating gives
+    what a forward over the finished text gives, for prompts of different lengths decoded side by side.
+    """
+    architecture = type(module.model).__name__
+    prompts = module.prompts_of(["a", "a longer text, for comparison", ""])
+    try:
+        _refuse_non_causal(module, prompts[0], name)
+        rollouts = module.rollouts(prompts, Sampling(max_new_tokens=3))
+        again = module.rollouts(prompts, rationales=[rollout.ids for rollout in rollouts])
+    except NonFiniteVectorError as error:
+        raise ValueError(
+            f"{name} gives NaN or infinity: its weights are damaged, or overflow in {module.model.dtype}"
+        ) from error
+    except (RuntimeError, IndexError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{name} ({architecture}) cannot be decoded one token at a time: {type(error).__name__}: {error}"
+        ) from error
+    for one_pass, two_passes in zip(rollouts, again, strict=True):
+        # Loose, since half precision is: a wrong position or mask is far outside.
+        if torch.cosine_similarity(one_pass.vector, two_passes.vector, dim=0) < 0.98:
+            raise ValueError(
+                f"{name} ({architecture}) gives other states one token at a time than at once, so it cannot be "
+                "encoded in one pass"
+            )
+
+
+def _refuse_non_causal(module: GenerateThenPool, prompt: PromptTokens, name: str) -> None:
     forward = CausalForward(module.model, "mean", module.config.pad_token_id)
-    prompt = module.prompts_of(["a"])[0]
     ids = torch.tensor([[*prompt.ids, prompt.ids[0], prompt.ids[-1]]], device=module.model.device)
     changed = ids.clone()
-    changed[0, -1] = (ids[0, -1] + 1) % module.model.config.get_text_config(decoder=True).vocab_size
+    changed[0, -1] = (ids[0, -1] + 1) % forward.vocabulary_size
     mask = torch.ones_like(ids, dtype=torch.bool)
     with torch.no_grad():
         states, others = (
             forward.feed(item, mask, 0, None, want_logits=False)[0][:, :-1].float() for item in (ids, changed)
         )
-    if not bool(states.isfinite().all()):
-        raise ValueError(f"{name} gives NaN or infinity: its weights are damaged, or overflow in {module.model.dtype}")
-    if not torch.allclose(states, others, rtol=0, atol=1e-4):
+    if bool(states.isfinite().all()) and not torch.allclose(states, others, rtol=0, atol=1e-4):
         raise ValueError(
             f"{name} is not causal: its states depend on later tokens, as an encoder's do. GRACE needs a decoder-only "
             "causal LM"
         )
+
+
+def _tokenizer(name: str, hub: Mapping[str, Any], is_adapter: bool) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **hub)
+    except (OSError, ValueError) as error:
+        hint = "save the base model's tokenizer with the adapter" if is_adapter else "save one with the model"
+        raise ValueError(f"{name} has no tokenizer that can be loaded: {hint} ({error})") from error
+    # Without its files transformers makes an empty one, in which every text is unknown.
+    if len(tokenizer.get_vocab()) <= len(tokenizer.get_added_vocab()):
+        raise ValueError(f"the tokenizer of {name} has no entries: are its files (tokenizer.json) complete?")
+    return tokenizer
 
 
 def _ensure_padding(tokenizer: PreTrainedTokenizerBase, pad_token: str | None) -> None:
@@ -250,6 +278,8 @@ def _eos_token_ids(
     """The EOS set: as told, or all that generation config, tokenizer and the template's end of a turn name."""
     if eos_token is not None:
         tokens = [eos_token] if isinstance(eos_token, str) else list(eos_token)
+        if not tokens:
+            raise ValueError("eos_token is an empty list: name at least one token, or leave it out")
         return tuple(_token_id(tokenizer, item, "eos_token") for item in tokens)
     named: list[int | Sequence[int] | None] = [tokenizer.eos_token_id]
     for holder in (model.generation_config, model.config):
@@ -260,8 +290,8 @@ def _eos_token_ids(
     first = tokenizer(turn_end.lstrip(), add_special_tokens=False).input_ids[:1]
     if first and first[0] in set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids):
         ids.add(first[0])
-    vocabulary = model.config.get_text_config(decoder=True).vocab_size
-    ids = {item for item in ids if 0 <= item < vocabulary}
+    vocabulary_size = CausalForward(model, "mean", tokenizer.pad_token_id).vocabulary_size
+    ids = {item for item in ids if 0 <= item < vocabulary_size}
     if not ids:
         raise ValueError(
             "neither the tokenizer, the generation config nor the chat template names an EOS token, so rationales "
@@ -289,6 +319,8 @@ def _load_adapter_merged(name: str, model_kwargs: Mapping[str, Any], hub: Mappin
         raise ImportError(f"{name} is a PEFT adapter, which needs peft: pip install 'grace-st[peft]'") from error
     options = {key: value for key, value in hub.items() if key != "trust_remote_code"}
     base_name = PeftConfig.from_pretrained(name, **options).base_model_name_or_path
+    if not base_name:
+        raise ValueError(f"{name} does not say which model it adapts: set base_model_name_or_path in its config")
     # The base has a revision of its own, and may be on the hub where the adapter is a folder.
     elsewhere = {**hub, "revision": None, "local_files_only": Path(base_name).is_dir()}
     base = load_causal_lm(base_name, model_kwargs, elsewhere)
@@ -302,19 +334,3 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     if dtype not in known:
         raise ValueError(f"dtype must be one of {', '.join(known)}, got {dtype!r}")
     return known[dtype]
-
-
-@contextmanager
-def _written_whole(target: Path) -> Iterator[Path]:
-    """A folder beside the target that takes its place when everything is written, and goes when something fails."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.replace(target)
-    finally:
-        if partial.exists():
-            shutil.rmtree(partial)

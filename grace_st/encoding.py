@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,8 @@ def encode_with_rationales(
     module = grace_module(model)
     if isinstance(texts, str):
         texts = [texts]
+    if not isinstance(texts, Iterable) or isinstance(texts, (bytes, Mapping)):
+        raise ValueError(f"texts must be a list of strings, got {type(texts).__name__}: {texts!r:.80}")
     texts = list(texts)
     given = None if rationales is None else _given_ids(module, rationales, len(texts), options)
     sampling = module.sampling(**options)
@@ -103,6 +106,8 @@ def grace_module(model: SentenceTransformer) -> GenerateThenPool:
 def _given_ids(
     module: GenerateThenPool, rationales: Sequence[str | Sequence[int]], count: int, options: dict[str, Any]
 ) -> list[tuple[int, ...]]:
+    if not isinstance(rationales, str):
+        rationales = list(rationales)
     if isinstance(rationales, str) or len(rationales) != count:
         got = "a single string" if isinstance(rationales, str) else str(len(rationales))
         raise ValueError(f"rationales must be a list with one rationale for each of the {count} texts, got {got}")
@@ -110,8 +115,17 @@ def _given_ids(
         raise ValueError(f"{sorted(options)[0]!r} has no effect on given rationales: leave it out")
     stops = set(module.config.eos_token_ids)
     result = []
-    for rationale in rationales:
-        ids = module.prompt.rationale_ids(rationale) if isinstance(rationale, str) else tuple(map(int, rationale))
+    for index, rationale in enumerate(rationales):
+        try:
+            ids = (
+                module.prompt.rationale_ids(rationale)
+                if isinstance(rationale, str)
+                else tuple(operator.index(token_id) for token_id in rationale)
+            )
+        except TypeError as error:
+            raise ValueError(
+                f"rationale {index} must be a string or a list of token ids, got {rationale!r:.80}"
+            ) from error
         result.append(ids[:-1] if ids and ids[-1] in stops else ids)
     return result
 

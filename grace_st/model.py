@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import load_file_path
 
 from grace_st.config import CONFIG_NAME
 from grace_st.encoding import Encoding, encode_with_rationales
 from grace_st.module import SHIM_TYPE, GenerateThenPool
+from grace_st.paths import local_or_hub
 
 _OWN_CLASSES = {SHIM_TYPE: GenerateThenPool, "grace_st.module.GenerateThenPool": GenerateThenPool}
 
@@ -52,12 +54,25 @@ class GraceModel(SentenceTransformer):
 
     def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As `SentenceTransformer.encode`, with the per-call options of `GenerateThenPool.forward_kwargs`."""
-        if len(args) < 3:  # prompt_name, prompt, batch_size
-            kwargs.setdefault("batch_size", DEFAULT_BATCH_SIZE)
-        embeddings = super().encode(inputs, *args, **kwargs)
+        if kwargs.get("output_value", "sentence_embedding") == "token_embeddings":
+            raise ValueError("there are no token embeddings to return: states are pooled as they are made")
+        embeddings = super().encode(inputs, *args, **_with_batch_size(args, kwargs))
         if isinstance(embeddings, (np.ndarray, torch.Tensor)) and embeddings.shape == (0,):
             return embeddings.reshape(0, self.get_embedding_dimension() or 0)
         return embeddings
+
+    def encode_query(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `SentenceTransformer.encode_query`: `encode` with the prompt named "query"."""
+        return super().encode_query(inputs, *args, **_with_batch_size(args, kwargs))
+
+    def encode_document(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `SentenceTransformer.encode_document`: `encode` with the prompt named "document"."""
+        return super().encode_document(inputs, *args, **_with_batch_size(args, kwargs))
+
+
+def _with_batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments with our batch size, unless the caller gives one (third after prompt_name, prompt)."""
+    return kwargs if len(args) >= 3 else {"batch_size": DEFAULT_BATCH_SIZE, **kwargs}
 
 
 def load(
@@ -101,15 +116,17 @@ def load(
         FileNotFoundError: The folder does not exist, or is no GRACE model folder.
         ValueError: The configuration or an option is refused.
     """
-    name = os.fspath(folder)
+    name = local_or_hub(folder)
     is_local = Path(name).is_dir()
-    if is_local and not (Path(name) / CONFIG_NAME).is_file():
-        raise FileNotFoundError(
-            f"{name} has no {CONFIG_NAME}, so it is not a GRACE model folder: make one with "
-            f"`grace-st convert {name} FOLDER`"
+    for required in (CONFIG_NAME, "modules.json"):
+        found = load_file_path(
+            name, required, token=token, cache_folder=cache_folder, revision=revision, local_files_only=is_local
         )
-    if not is_local and (Path(name).is_absolute() or name.startswith((".", "~"))):
-        raise FileNotFoundError(f"there is no folder {name}")
+        if found is None:
+            raise FileNotFoundError(
+                f"{name} has no {required}, so it is not a GRACE model folder: make one with "
+                f"`grace-st convert {name} FOLDER`"
+            )
     return GraceModel._load_with_module_classes(
         name,
         _OWN_CLASSES,

@@ -22,6 +22,7 @@ from grace_st.prompt import RepresentationPrompt
 logger = logging.getLogger(__name__)
 
 ENGINES = ("torch",)
+ENGINE_OPTIONS = ("slots", "share_prefix")
 SHIM_NAME = "modeling_grace.py"
 SHIM_TYPE = "modeling_grace.GenerateThenPool"
 REQUIREMENTS = {
@@ -74,18 +75,14 @@ class GenerateThenPool(InputModule):
         engine_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if engine not in ENGINES:
-            raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}, got {engine!r}")
+        _check_engine(engine, engine_kwargs)
         self.model = model
-        self.tokenizer = tokenizer
         self.max_seq_length = config.max_seq_length
         self.max_new_tokens = config.max_new_tokens
         self._config = config
-        self._dtype_is_chosen = False
+        self._dtype_is_settled = False
         self._widened_from: torch.dtype | None = None
-        self.prompt = RepresentationPrompt(
-            tokenizer, config.head, config.tail, {*config.eos_token_ids, config.pad_token_id}
-        )
+        self.tokenizer = tokenizer
         torch_engine = TorchEngine(
             model,
             eos_token_ids=config.eos_token_ids,
@@ -96,11 +93,36 @@ class GenerateThenPool(InputModule):
         )
         self.engine: Engine = torch_engine
         check_context(config.max_seq_length, config.max_new_tokens, torch_engine.forward.context_length)
+        self._check_ids(torch_engine.forward.vocabulary_size)
 
     @property
     def config(self) -> GraceConfig:
         """The configuration with the limits as they are set now."""
         return self._config.replace(max_seq_length=self.max_seq_length, max_new_tokens=self.max_new_tokens)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer; setting it makes the prompt anew."""
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.prompt = RepresentationPrompt(tokenizer, self._config.head, self._config.tail, self._config.eos_token_ids)
+        self._tokenizer = tokenizer
+
+    def _check_ids(self, vocabulary_size: int) -> None:
+        """Refuse tokens of template, padding or EOS set that the model has no embedding for."""
+        config, prompt = self._config, self.prompt
+        named = {"padding": [config.pad_token_id], "EOS set": config.eos_token_ids}
+        for kind, ids in {**named, "chat template": [*prompt.head_ids, *prompt.tail_ids]}.items():
+            wrong = [token_id for token_id in ids if token_id >= vocabulary_size]
+            if wrong:
+                token = self.tokenizer.convert_ids_to_tokens(wrong[0]) or "unknown to the tokenizer"
+                raise ValueError(
+                    f"the {kind} uses token {wrong[0]} ({token}), but the model has embeddings for 0 to "
+                    f"{vocabulary_size - 1} only: resize its embeddings (model.resize_token_embeddings), or name "
+                    "another token"
+                )
 
     def get_embedding_dimension(self) -> int:
         """``d`` of the vectors."""
@@ -220,11 +242,15 @@ class GenerateThenPool(InputModule):
             raise NonFiniteVectorError(error.index, error.what, text) from None
 
     def _widen_on_cpu(self) -> None:
-        """On a CPU compute in float32, unless a dtype was asked for: half precision is slow and imprecise there."""
-        quantized = self.model.config.to_dict().get("quantization_config") is not None
-        if self._dtype_is_chosen or quantized:
+        """On a CPU compute in float32, unless a dtype was asked for: half precision is slow and imprecise there.
+
+        Once: a dtype that the caller sets afterwards (``model.half()``) stays.
+        """
+        if self._dtype_is_settled or self.model.device.type != "cpu":
             return
-        if self.model.device.type == "cpu" and self.model.dtype in _HALF:
+        self._dtype_is_settled = True
+        quantized = self.model.config.to_dict().get("quantization_config") is not None
+        if self.model.dtype in _HALF and not quantized:
             self._widened_from = self.model.dtype
             self.model.float()
 
@@ -271,21 +297,23 @@ class GenerateThenPool(InputModule):
         if backend != "torch":
             raise ValueError(f"backend={backend!r} cannot generate rationales: only backend='torch' can")
         model_kwargs = dict(model_kwargs or {})
-        config_path = cls.load_file_path(
-            model_name_or_path,
-            filename=CONFIG_NAME,
-            subfolder=subfolder,
-            token=token,
-            cache_folder=cache_folder,
-            revision=revision,
-            local_files_only=local_files_only,
-        )
-        if config_path is None:
-            raise FileNotFoundError(
-                f"{model_name_or_path} has no {CONFIG_NAME}, so it is not a GRACE model folder: make one with "
-                f"`grace-st convert {model_name_or_path} FOLDER`"
+        paths = {}
+        for filename in (CONFIG_NAME, "tokenizer.json"):
+            paths[filename] = cls.load_file_path(
+                model_name_or_path,
+                filename=filename,
+                subfolder=subfolder,
+                token=token,
+                cache_folder=cache_folder,
+                revision=revision,
+                local_files_only=local_files_only,
             )
-        config = GraceConfig.from_file(config_path).replace(**(config_kwargs or {}))
+            if paths[filename] is None:
+                raise FileNotFoundError(
+                    f"{model_name_or_path} has no {filename}, so it is not a GRACE model folder: make one with "
+                    "`grace-st convert SOURCE FOLDER`"
+                )
+        config = GraceConfig.from_file(str(paths[CONFIG_NAME])).replace(**(config_kwargs or {}))
         engine = model_kwargs.pop("engine", "torch")
         engine_kwargs = model_kwargs.pop("engine_kwargs", None)
         hub = {
@@ -300,7 +328,7 @@ class GenerateThenPool(InputModule):
         model = load_causal_lm(model_name_or_path, model_kwargs, hub)
         module = cls(model, tokenizer, config, engine=engine, engine_kwargs=engine_kwargs)
         dtypes = (model_kwargs.get("dtype"), model_kwargs.get("torch_dtype"))
-        module._dtype_is_chosen = any(dtype not in (None, "auto") for dtype in dtypes)
+        module._dtype_is_settled = any(dtype not in (None, "auto") for dtype in dtypes)
         if not torch.accelerator.is_available():
             module._widen_on_cpu()
         return module
@@ -350,6 +378,16 @@ class GenerateThenPool(InputModule):
             if narrow is not None:
                 _cast_parameters(self.model, torch.float32)
             self.model.generation_config = generation_config
+
+
+def _check_engine(engine: str, engine_kwargs: Mapping[str, Any] | None) -> None:
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}, got {engine!r}")
+    if engine_kwargs is not None and not isinstance(engine_kwargs, Mapping):
+        raise ValueError(f"engine_kwargs must be a dictionary of {', '.join(ENGINE_OPTIONS)}, got {engine_kwargs!r}")
+    unknown = [name for name in engine_kwargs or () if name not in ENGINE_OPTIONS]
+    if unknown:
+        raise ValueError(f"unknown engine option {unknown[0]!r}; known are {', '.join(ENGINE_OPTIONS)}")
 
 
 def load_causal_lm(source: str, model_kwargs: Mapping[str, Any], hub: Mapping[str, Any]) -> PreTrainedModel:

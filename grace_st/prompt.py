@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from tokenizers import AddedToken, Encoding
@@ -27,14 +28,14 @@ class RepresentationPrompt:
         tokenizer: A fast tokenizer.
         head: Rendered template before the text. Special tokens in it are special tokens.
         tail: Rendered template after the text.
-        reserved_ids: Further ids that a text must never produce (the EOS set, padding).
+        eos_token_ids: Ids that end a rationale. A text never produces them, whatever kind of token they are.
 
     Raises:
-        ValueError: The tokenizer is not a fast one.
+        ValueError: The tokenizer is not a fast one, or makes nothing of the template.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, head: str, tail: str, reserved_ids: Iterable[int] = ()
+        self, tokenizer: PreTrainedTokenizerBase, head: str, tail: str, eos_token_ids: Iterable[int] = ()
     ) -> None:
         if not tokenizer.is_fast:
             raise ValueError(
@@ -44,7 +45,7 @@ class RepresentationPrompt:
         self.tokenizer = tokenizer
         self.head = head
         self.tail = tail
-        self.reserved_ids = frozenset(reserved_ids)
+        self.eos_token_ids = frozenset(eos_token_ids)
         self._prepare()
 
     def _prepare(self) -> None:
@@ -53,21 +54,15 @@ class RepresentationPrompt:
         template.no_padding()
         self.head_ids = tuple(template.encode(self.head, add_special_tokens=False).ids)
         self.tail_ids = tuple(template.encode(self.tail, add_special_tokens=False).ids)
-        added = dict(template.get_added_tokens_decoder().items())
+        if (self.head or self.tail) and not (self.head_ids or self.tail_ids):
+            raise ValueError("the tokenizer makes no tokens of the template: are its files complete?")
+        added = dict(template.get_added_tokens_decoder())
         in_template = {token_id for token_id in (*self.head_ids, *self.tail_ids) if token_id in added}
-        # Structural: what could open or close something. Words that a user has added to the vocabulary and runs
-        # of white space stay what they are.
-        self.structural_ids = (
-            frozenset(
-                token_id
-                for token_id, token in added.items()
-                if token.special
-                or token_id in in_template
-                or token_id in self.reserved_ids
-                or _MARKUP.match(token.content)
-            )
-            | self.reserved_ids
-        )
+        # Structural: what could open or close something. Words that a user has added to the vocabulary, runs of
+        # white space, and the token for what the vocabulary cannot express stay what they are.
+        markup = {token_id for token_id, token in added.items() if token.special or _MARKUP.match(token.content)}
+        unknown = {self.tokenizer.unk_token_id}
+        self.structural_ids = frozenset((markup | in_template) - unknown | self.eos_token_ids)
         # Tokens marked special are split like any text when `encode_special_tokens` is set, so a private copy of
         # the tokenizer marks all structural ones. Private: the option is state, and others share the original.
         plain = template
@@ -88,7 +83,7 @@ class RepresentationPrompt:
 
     def __getstate__(self) -> dict[str, Any]:
         # `encode_special_tokens` does not survive pickling, so the copies are made anew.
-        return {name: getattr(self, name) for name in ("tokenizer", "head", "tail", "reserved_ids")}
+        return {name: getattr(self, name) for name in ("tokenizer", "head", "tail", "eos_token_ids")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -114,6 +109,8 @@ class RepresentationPrompt:
         for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"text {index} must be a string, got {type(text).__name__}: {text!r:.80}")
+        if instruction is not None and not isinstance(instruction, str):
+            raise TypeError(f"the instruction must be a string, got {type(instruction).__name__}: {instruction!r:.80}")
         head = self.head_ids + (self._text_ids([instruction])[0] if instruction else ())
         room = max_seq_length - len(head) - len(self.tail_ids)
         if room < 1:
@@ -138,28 +135,41 @@ class RepresentationPrompt:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _text_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Ids of texts, none of them structural.
+
+        A vocabulary can reach a control token's id by its ordinary merges ("<s" and ">"). Such a text is cut inside
+        those tokens, and its parts are tokenised separately.
+        """
         encodable = [_encodable(text) for text in texts]
         encodings = self._plain.encode_batch(encodable, add_special_tokens=False)
-        return [self._without_structure(text, encoding) for text, encoding in zip(encodable, encodings, strict=True)]
+        return [
+            tuple(encoding.ids) if self.structural_ids.isdisjoint(encoding.ids) else self._cut_text_ids(text, encoding)
+            for text, encoding in zip(encodable, encodings, strict=True)
+        ]
 
-    def _without_structure(self, text: str, encoding: Encoding) -> tuple[int, ...]:
-        """The ids of a text, making sure that none is structural.
+    def _cut_text_ids(self, text: str, encoding: Encoding) -> tuple[int, ...]:
+        parts, encodings = [text], [encoding]
+        while True:
+            cut: list[str] = []
+            for part, part_encoding in zip(parts, encodings, strict=True):
+                places = [0, *self._cuts(part, part_encoding), len(part)]
+                cut.extend(part[start:end] for start, end in pairwise(places))
+            if len(cut) == len(parts):
+                return tuple(token_id for part_encoding in encodings for token_id in part_encoding.ids)
+            parts, encodings = cut, self._plain.encode_batch(cut, add_special_tokens=False)
 
-        A vocabulary can reach a control token's id by its ordinary merges ("<s" and ">"). Then the text is cut
-        inside that token and its parts are tokenised separately.
-        """
-        ids = encoding.ids
-        hit = next((place for place, token_id in enumerate(ids) if token_id in self.structural_ids), None)
-        if hit is None:
-            return tuple(ids)
-        start, end = encoding.offsets[hit]
-        if end - start < 2:
-            raise ValueError(
-                f"the tokenizer turns {text[start:end]!r} in a text into the control token {encoding.tokens[hit]!r}: "
-                "this tokenizer cannot tell text from structure"
-            )
-        parts = (text[: start + 1], text[start + 1 :])
-        return tuple(token_id for part in parts for token_id in self._text_ids([part])[0])
+    def _cuts(self, text: str, encoding: Encoding) -> list[int]:
+        """Where to cut a text: behind the first character of each structural token."""
+        places = []
+        for token_id, (start, end), token in zip(encoding.ids, encoding.offsets, encoding.tokens, strict=True):
+            if token_id in self.structural_ids:
+                if end - start < 2:
+                    raise ValueError(
+                        f"the tokenizer turns {text[start:end]!r} in a text into the control token {token!r}: this "
+                        "tokenizer cannot tell text from structure"
+                    )
+                places.append(start + 1)
+        return places
 
 
 def _encodable(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError, meta
 from transformers import PreTrainedTokenizerBase
 
 from grace_st.config import TemplateKind
@@ -20,8 +20,13 @@ SystemRole = Literal["auto", "system", "user"]
 PINNED_DATE = datetime.datetime(2024, 7, 26)
 """What templates that print today's date are told: Llama 3.2's own fallback."""
 
-_TEXT_MARK = "\u241fGRACE-TEXT\u241f"
-_ANSWER_MARK = "\u241fGRACE-ANSWER\u241f"
+# Marks with what a template might change: letters of both cases, and what HTML and JSON would escape.
+_TEXT_MARK = "\u241fTexT <&> \"'\\ \n mark\u241f"
+_ANSWER_MARK = "\u241fAnsweR mark\u241f"
+_SYSTEM_MARK = "\u241fSysteM mark\u241f"
+_RESERVED = ("messages", "add_generation_prompt", "tools", "documents", "continue_final_message")
+# What a template of somebody else's can raise: it is a program.
+_TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ def render_template(
         ValueError: The template drops the system message or the text, changes the text, or fails; or options for
             a chat template are given where there is none.
     """
+    if system_prompt is not None and (not isinstance(system_prompt, str) or not system_prompt.strip()):
+        raise ValueError(f"system_prompt must be a text that is not blank, or None, got {system_prompt!r}")
     if system_role not in ("auto", "system", "user"):
         raise ValueError(f"system_role must be 'auto', 'system' or 'user', got {system_role!r}")
     if not tokenizer.chat_template:
@@ -72,25 +79,30 @@ def render_template(
             )
         return _plain(tokenizer, system_prompt)
 
+    _check_options(tokenizer, chat_template_kwargs or {})
     options = {"strftime_now": PINNED_DATE.strftime, **(chat_template_kwargs or {})}
     in_user_turn = system_role == "user"
     try:
         rendered = _render(tokenizer, _messages(system_prompt, in_user_turn), options, answer=False)
-    except TemplateError as error:
+    except _TEMPLATE_ERRORS as error:
         if system_role != "auto" or system_prompt is None:
             raise ValueError(_failure(error, system_role)) from error
         in_user_turn = True
         try:
             rendered = _render(tokenizer, _messages(system_prompt, in_user_turn), options, answer=False)
-        except TemplateError as second:
+        except _TEMPLATE_ERRORS as second:
             raise ValueError(_failure(second, "user")) from second
     if rendered.count(_TEXT_MARK) != 1:
         raise ValueError(
-            f"the chat template writes the user's text {rendered.count(_TEXT_MARK)} times instead of once: give the "
-            "tokenizer another chat_template"
+            f"the chat template writes the user's text {rendered.count(_TEXT_MARK)} times, word for word, instead of "
+            "once: give the tokenizer another chat_template"
         )
     head, tail = rendered.split(_TEXT_MARK)
-    if system_prompt is not None and system_prompt.strip() not in head:
+    if system_prompt is not None and not (
+        system_prompt.strip() in head
+        # A mark as well: the words of a short message may stand in the template anyway.
+        and _SYSTEM_MARK in _render(tokenizer, _messages(_SYSTEM_MARK, in_user_turn), options, answer=False)
+    ):
         raise ValueError(
             "the chat template drops or changes the system message. Put it before the user's text with "
             "system_role='user' (--system-role user), or keep the template's own with system_prompt=None "
@@ -98,6 +110,25 @@ def render_template(
         )
     turn_end = _turn_end(tokenizer, _messages(system_prompt, in_user_turn), options)
     return RenderedTemplate("chat_user" if in_user_turn else "chat", head, tail, turn_end)
+
+
+def _check_options(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]) -> None:
+    """Refuse options that the template does not read: a misspelt one would change nothing, silently."""
+    if not isinstance(options, Mapping):
+        raise ValueError(f"chat_template_kwargs must be a dictionary, got {options!r}")
+    reserved = [name for name in options if name in _RESERVED]
+    if reserved:
+        raise ValueError(f"{reserved[0]!r} is not an option of a chat template but part of every rendering")
+    try:
+        syntax = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(tokenizer.get_chat_template())
+    except TemplateError:
+        return  # Its syntax is transformers' own extension, so what it reads cannot be told from here.
+    known = meta.find_undeclared_variables(syntax)
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(
+            f"the chat template reads no {unknown[0]!r}; it reads {', '.join(sorted(known - set(_RESERVED)))}"
+        )
 
 
 def _plain(tokenizer: PreTrainedTokenizerBase, system_prompt: str | None) -> RenderedTemplate:
@@ -131,12 +162,12 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]
     conversation = [*messages, {"role": "assistant", "content": _ANSWER_MARK}]
     try:
         rendered = _render(tokenizer, conversation, options, answer=True)
-    except TemplateError:
+    except _TEMPLATE_ERRORS:
         return ""  # A template for single turns says nothing about how an answer ends.
     _, found, after = rendered.partition(_ANSWER_MARK)
     return after if found else ""
 
 
-def _failure(error: TemplateError, system_role: str) -> str:
+def _failure(error: Exception, system_role: str) -> str:
     hint = "" if system_role == "user" else "; try system_role='user' (--system-role user)"
     return f"the tokenizer's chat template fails ({type(error).__name__}: {error}){hint}"

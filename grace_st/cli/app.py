@@ -96,9 +96,7 @@ def _dispatch(words: list[str]) -> int:
     except SystemExit as stop:
         return _code(stop)
     if split == len(words):
-        return _misuse(
-            f"no command given; `{PROGRAM} --help` lists them and `{PROGRAM} demo` is a good first one"
-        )
+        return _misuse(f"no command given; `{PROGRAM} --help` lists them and `{PROGRAM} demo` is a good first one")
     name, rest = words[split], words[split + 1 :]
     if name not in commands:
         near = difflib.get_close_matches(name, commands, n=1)
@@ -160,8 +158,6 @@ def command_parser(name: str, command: Command) -> argparse.ArgumentParser:
         epilog=f"example:\n{examples}" if len(command.examples) == 1 else f"examples:\n{examples}",
     )
     command.configure(parser)
-    parser.add_argument(
-        "--json", action="store_true", help="write the result as JSON, and nothing else, to stdout"
-    )
+    parser.add_argument("--json", action="store_true", help="write the result as JSON, and nothing else, to stdout")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", metavar="SOURCE", help="a local model folder or a name on the Hugging Face hub"
-    )
+    parser.add_argument("source", metavar="SOURCE", help="a local model folder or a name on the Hugging Face hub")
     parser.add_argument("destination", metavar="DEST", help="the model folder to write")
     options = parser.add_argument_group("prompt")
     message = options.add_mutually_exclusive_group()
@@ -48,16 +46,10 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="variables of the chat template, for instance '{\"enable_thinking\": false}'",
     )
     limits = parser.add_argument_group("limits and pooling")
-    _option(
-        limits, "--max-seq-length", metavar="N", type=int, help="longest prompt in tokens (default: 1024)"
-    )
-    _option(
-        limits, "--max-new-tokens", metavar="N", type=int, help="longest rationale in tokens (default: 256)"
-    )
+    _option(limits, "--max-seq-length", metavar="N", type=int, help="longest prompt in tokens (default: 1024)")
+    _option(limits, "--max-new-tokens", metavar="N", type=int, help="longest rationale in tokens (default: 256)")
     _option(limits, "--pooling", choices=POOLINGS, help="how hidden states become a vector (default: mean)")
-    _option(
-        limits, "--pooling-span", choices=POOLING_SPANS, help="which are pooled (default: text_and_rationale)"
-    )
+    _option(limits, "--pooling-span", choices=POOLING_SPANS, help="which are pooled (default: text_and_rationale)")
     model = parser.add_argument_group("model")
     _option(
         model,

@@ -39,9 +39,7 @@ def _section(console: Console, number: str, title: str) -> None:
 def _header(result: DemoResult) -> RenderableType:
     lines = Text()
     lines.append(result.model, style="bold cyan")
-    lines.append(
-        f"   {count(result.num_parameters)} parameters, vectors of {result.embedding_dimension} numbers\n"
-    )
+    lines.append(f"   {count(result.num_parameters)} parameters, vectors of {result.embedding_dimension} numbers\n")
     if result.bundled:
         lines.append("This small model is a demonstration: ", style="yellow")
         lines.append(
@@ -49,9 +47,7 @@ def _header(result: DemoResult) -> RenderableType:
             "Your own model takes its place with `grace-st convert`."
         )
     else:
-        lines.append(
-            "For each text the model writes a rationale, and the vector is pooled from text and rationale."
-        )
+        lines.append("For each text the model writes a rationale, and the vector is pooled from text and rationale.")
     return Panel(lines, title="GRACE: think, then embed", title_align="left", border_style="cyan")
 
 
@@ -138,9 +134,7 @@ def _verdict(console: Console, result: DemoResult, row: int, column: int) -> Tex
         return Text.assemble((found.name, "cyan"), " ", _on_one_line(found.text))
     right = found.name == answer
     mark = ("✓" if right else "✗") if _has_unicode(console) else ("yes" if right else "no")
-    return Text.assemble(
-        (mark, "bold green" if right else "bold red"), " ", (found.name, "cyan"), " ", found.text
-    )
+    return Text.assemble((mark, "bold green" if right else "bold red"), " ", (found.name, "cyan"), " ", found.text)
 
 
 def _footer(result: DemoResult) -> RenderableType:
@@ -156,9 +150,7 @@ def _footer(result: DemoResult) -> RenderableType:
     steps.add_row('grace-st demo --text "..." "..."', "your own texts")
     steps.add_row("grace-st convert MODEL FOLDER", "any causal language model")
     steps.add_row("grace-st demo --model FOLDER", "this page, with that model")
-    return Group(
-        timing, Padding(Panel(steps, title="Next", title_align="left", border_style="cyan"), (1, 0, 0, 0))
-    )
+    return Group(timing, Padding(Panel(steps, title="Next", title_align="left", border_style="cyan"), (1, 0, 0, 0)))
 
 
 def _on_one_line(text: str) -> str:

@@ -39,9 +39,7 @@ def heatmap(
     Returns:
         The text: a header line and a line for each row. Numbers are hundredths.
     """
-    shown = [
-        value for i, row in enumerate(matrix) for j, value in enumerate(row) if not (skip_diagonal and i == j)
-    ]
+    shown = [value for i, row in enumerate(matrix) for j, value in enumerate(row) if not (skip_diagonal and i == j)]
     low, high = (min(shown), max(shown)) if shown else (0.0, 1.0)
     margin = max(len(name) for name in row_names) + 1
     shades = SHADES if unicode else ASCII_SHADES
@@ -76,4 +74,4 @@ def _style(share: float, *, bold: bool) -> Style:
         for low, high in zip(_STOPS[index], _STOPS[index + 1], strict=True)
     )
     dark = 0.299 * red + 0.587 * green + 0.114 * blue < 128
-    return Style(color="white" if dark else "black", bgcolor=f"rgb({red},{green},{blue})", bold=bold)
+    return Style(color="#ffffff" if dark else "#000000", bgcolor=f"rgb({red},{green},{blue})", bold=bold)

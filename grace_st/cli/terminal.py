@@ -55,8 +55,6 @@ def count(number: int) -> str:
 def printable(text: str) -> str:
     """Text with its control characters replaced, so that no text and no model can drive the terminal."""
     return "".join(
-        "\N{REPLACEMENT CHARACTER}"
-        if unicodedata.category(letter) == "Cc" and letter not in "\n\t"
-        else letter
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(letter) == "Cc" and letter not in "\n\t" else letter
         for letter in text
     )

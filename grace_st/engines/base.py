@@ -6,7 +6,8 @@ import hashlib
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from numbers import Integral, Real
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -66,13 +67,15 @@ class Sampling:
         _whole("max_new_tokens", self.max_new_tokens, 0, "0 pools the prompt alone")
         _whole("top_k", self.top_k, 0, "0 keeps all tokens")
         _whole("num_samples", self.num_samples, 1, "the number of rollouts of each prompt")
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not -(2**63) <= self.seed < 2**63:
+        if not _is_integer(self.seed) or not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"seed must be an integer of 64 bits, got {self.seed!r}")
         for name in ("do_sample", "logprobs"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         _positive("temperature", self.temperature, "for greedy decoding leave do_sample=False")
         _positive("repetition_penalty", self.repetition_penalty, "1.0 switches it off")
+        if not 0.01 <= self.repetition_penalty <= 100:
+            raise ValueError(f"repetition_penalty must be between 0.01 and 100, got {self.repetition_penalty!r}")
         _positive("top_p", self.top_p, "1.0 keeps all tokens")
         if self.top_p > 1:
             raise ValueError(f"top_p must be at most 1, got {self.top_p!r}")
@@ -89,14 +92,17 @@ class Sampling:
                 )
 
 
+def _is_integer(value: object) -> TypeGuard[int]:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def _whole(name: str, value: object, minimum: int, meaning: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+    if not _is_integer(value) or value < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum} ({meaning}), got {value!r}")
 
 
 def _positive(name: str, value: object, hint: str) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 < value < float("inf"):  # type: ignore[operator]
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < float("inf"):
         raise ValueError(f"{name} must be a finite number > 0 ({hint}), got {value!r}")
 
 
@@ -109,7 +115,8 @@ class Rollout:
         stop_id: The EOS id that ended it, or None where the budget did (or where the ids were given).
         vector: ``[d]`` float32 on the CPU, not normalised.
         logprobs: Log-probabilities of ``ids`` and, where there is one, ``stop_id`` (ending is an action), under
-            the model's own distribution, before temperature, penalty and truncation; None unless asked for.
+            the model's own distribution, before temperature, penalty and truncation; empty where nothing was
+            generated, None unless asked for.
     """
 
     ids: tuple[int, ...]

@@ -190,7 +190,7 @@ class Decoding:
         pooled = RunningPool.empty(forward.pooling, len(prompts), forward.hidden_size, self.device)
         lengths = torch.tensor([start + len(body) for body in bodies], device=self.device)
         width = max(len(body) for body in bodies)
-        if width or not start:
+        if width or (forward.can_repack and not start):
             # A prompt of one token has nothing to run before it: a padding column keeps the cache's shape.
             ids, _ = forward.right_padded(bodies if width else [(forward.pad_token_id,)] * len(bodies))
             everything = torch.ones(len(prompts), start + ids.shape[1], dtype=torch.bool, device=self.device)
@@ -244,8 +244,10 @@ class Decoding:
             rows.token.unsqueeze(-1), rows.mask, rows.position, rows.cache, want_logits=True
         )
         assert logits is not None
-        rows.position = rows.position + 1
-        rows.pool.add(hidden, torch.tensor(rows.live, device=self.device).unsqueeze(-1))
+        live = torch.tensor(rows.live, device=self.device)
+        # Rows that have ended stay where they are, or they would run past the model's last position.
+        rows.position = rows.position + live
+        rows.pool.add(hidden, live.unsqueeze(-1))
 
         uniforms = None
         if rows.uniforms is not None:

@@ -55,10 +55,27 @@ class CausalForward:
         return int(self.text_config.hidden_size)
 
     @property
+    def vocabulary_size(self) -> int:
+        """How many token ids have an embedding."""
+        embedding: Any = self.model.get_input_embeddings()
+        return int(embedding.weight.shape[0])
+
+    @property
     def context_length(self) -> int | None:
-        """The longest sequence the model can take, in tokens; None where its config names no limit."""
-        limit = self.text_config.to_dict().get("max_position_embeddings")
-        return int(limit) if limit else None
+        """The longest sequence, in tokens, whose states depend on nothing but itself; None without a limit.
+
+        Models with "longrope" positions (Phi-3 with 128 k) compute a whole batch with other frequencies once one
+        of its rows is longer than the original context. Then a text's vector would depend on its neighbours, so
+        the original context is their limit here.
+        """
+        # Not from `to_dict`: older configs have another name for it, which only attribute access maps.
+        limits = [getattr(self.text_config, "max_position_embeddings", None)]
+        rope = getattr(self.text_config, "rope_parameters", None) or {}
+        for entry in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+            if entry.get("rope_type") == "longrope":
+                limits.append(entry.get("original_max_position_embeddings"))
+                limits.append(getattr(self.text_config, "original_max_position_embeddings", None))
+        return min((int(limit) for limit in limits if limit), default=None)
 
     def feed(
         self,

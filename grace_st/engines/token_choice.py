@@ -53,6 +53,8 @@ class TokenChooser:
             logits = torch.where(seen, penalised, logits)
         if uniforms is None:
             return logits.argmax(dim=-1)
+        # Shifted so that the largest is 0: no temperature, however small, makes them overflow.
+        logits = logits - logits.amax(dim=-1, keepdim=True)
         for warper in self.warpers:
             logits = warper(None, logits)  # these three never read the ids
         # Inverse transform sampling: one number a row decides, so the row's neighbours cannot.
@@ -65,7 +67,9 @@ class TokenChooser:
         # Rounding must not reach the total: the first token whose cumulative probability exceeds the threshold
         # is then always one of probability > 0.
         threshold = torch.minimum(threshold, torch.nextafter(total, torch.zeros_like(total)))
-        return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).to(device)
+        tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
+        # Past the end only where logits are NaN, which the caller reports.
+        return tokens.clamp(max=logits.shape[-1] - 1).to(device)
 
 
 def chosen_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -103,8 +104,10 @@ class TorchEngine:
         """See `grace_st.engines.base.Engine.generate`. Equal prompts are generated once."""
         if sampling.max_new_tokens == 0:
             rollouts = self.embed(prompts, [()] * len(prompts), progress=progress)
+            if sampling.logprobs:
+                rollouts = [replace(rollout, logprobs=()) for rollout in rollouts]
             return [rollout for rollout in rollouts for _ in range(sampling.num_samples)]
-        self._check_lengths(prompts, [sampling.max_new_tokens] * len(prompts))
+        self._check(prompts, [sampling.max_new_tokens] * len(prompts))
         distinct, owners = _deduplicate([(*prompt.ids, prompt.pool_start) for prompt in prompts])
         work = [prompts[index] for index in distinct]
         starts = [self.pooled_from(prompt) for prompt in work]
@@ -151,7 +154,7 @@ class TorchEngine:
         if len(prompts) != len(rationales):
             raise ValueError(f"got {len(prompts)} prompts and {len(rationales)} rationales: one of each is needed")
         sequences = [prompt.ids + tuple(given) for prompt, given in zip(prompts, rationales, strict=True)]
-        self._check_lengths(prompts, [len(given) for given in rationales])
+        self._check(prompts, [len(given) for given in rationales], rationales)
         starts = [self.pooled_from(prompt) for prompt in prompts]
         keys = [(*sequence, start) for sequence, start in zip(sequences, starts, strict=True)]
         distinct, owners = _deduplicate(keys)
@@ -197,8 +200,18 @@ class TorchEngine:
 
     # ---------------------------------------------------------------- guards
 
-    def _check_lengths(self, prompts: Sequence[PromptTokens], budgets: Sequence[int]) -> None:
-        limit = self.forward.context_length
+    def _check(
+        self, prompts: Sequence[PromptTokens], budgets: Sequence[int], rationales: Sequence[Sequence[int]] = ()
+    ) -> None:
+        limit, vocabulary = self.forward.context_length, self.forward.vocabulary_size
+        for kind, sequences in (("prompt", [prompt.ids for prompt in prompts]), ("rationale", rationales)):
+            for index, ids in enumerate(sequences):
+                if ids and not (min(ids) >= 0 and max(ids) < vocabulary):
+                    wrong = next(item for item in ids if not 0 <= item < vocabulary)
+                    raise ValueError(
+                        f"{kind} {index} has the token id {wrong}, but the model has embeddings for 0 to "
+                        f"{vocabulary - 1} only: resize its embeddings, or remove what was added to the tokenizer"
+                    )
         for index, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True)):
             if not prompt.ids:
                 raise ValueError(f"prompt {index} has no tokens, so there is no state to pool")

@@ -59,9 +59,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_help_of_each_command_shows_examples_that_parse(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_of_each_command_shows_examples_that_parse(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
     shown = capsys.readouterr().out
     loaded = command.available_commands()[name]()
@@ -103,9 +101,7 @@ def test_misuse_ends_with_2_and_one_line_that_says_what_to_do(
     assert remedy in output.err
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("bad\nvalue: do this"), FileNotFoundError("bad\nvalue: do this")]
-)
+@pytest.mark.parametrize("error", [ValueError("bad\nvalue: do this"), FileNotFoundError("bad\nvalue: do this")])
 def test_an_error_of_the_library_is_one_line(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,9 +68,7 @@ def test_json_says_what_the_folder_holds(
     assert told["num_parameters"] == sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_options_reach_the_folder(
-    checkpoints: Checkpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_options_reach_the_folder(checkpoints: Checkpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = str(checkpoints("qwen3", "thinking"))
     options = ["--system-prompt", "Think first.", "--system-role", "user", "--pooling", "last"]
     options += ["--pooling-span", "rationale", "--chat-template-kwargs", '{"enable_thinking": false}']

@@ -94,9 +94,7 @@ def _shown(result: DemoResult, width: int = 80, *, colour: bool = False) -> str:
         ("", "", ""),
     ],
 )
-def test_a_rationale_is_split_into_thinking_and_statement(
-    rationale: str, thinking: str, statement: str
-) -> None:
+def test_a_rationale_is_split_into_thinking_and_statement(rationale: str, thinking: str, statement: str) -> None:
     assert split_rationale(rationale) == (thinking, statement)
 
 
@@ -213,9 +211,7 @@ def test_json_has_the_cosines_that_encode_gives(told: dict[str, Any]) -> None:
 
 def test_the_demo_is_quick_quiet_and_plain_in_a_pipe() -> None:
     started = time.perf_counter()
-    done = subprocess.run(
-        [PROGRAM, "demo"], capture_output=True, text=True, encoding="utf-8", timeout=120, check=False
-    )
+    done = subprocess.run([PROGRAM, "demo"], capture_output=True, text=True, encoding="utf-8", timeout=120, check=False)
     assert time.perf_counter() - started < 60  # 20 on two idle cores; tests may share them
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
@@ -229,15 +225,10 @@ def test_a_terminal_without_unicode_is_no_obstacle() -> None:
     assert done.stdout.isascii()
 
 
-def test_own_texts_and_own_model(
-    grace_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_own_texts_and_own_model(grace_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     folder = grace_folder()
     capsys.readouterr()
-    assert (
-        main(["demo", "--model", str(folder), "--text", "one text", "another", "--text", "a third", "--json"])
-        == 0
-    )
+    assert main(["demo", "--model", str(folder), "--text", "one text", "another", "--text", "a third", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["bundled"] is False
     assert [text["text"] for text in told["texts"]] == ["one text", "another", "a third"]
@@ -248,9 +239,7 @@ def test_own_texts_and_own_model(
     assert "only one" in capsys.readouterr().out
 
 
-def test_a_folder_that_is_no_grace_model_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_that_is_no_grace_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(["demo", "--model", str(tmp_path)]) == 2
     error = capsys.readouterr().err

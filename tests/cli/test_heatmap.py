@@ -32,9 +32,7 @@ def test_colour_replaces_the_shades_and_grows_with_the_value() -> None:
     backgrounds = [span.style.bgcolor.triplet for span in drawn.spans if getattr(span.style, "bgcolor", None)]
     brightness = [0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue in backgrounds]
     values = [value for row in MATRIX for value in row]
-    assert sorted(range(6), key=lambda i: (values[i], i)) == sorted(
-        range(6), key=lambda i: (brightness[i], i)
-    )
+    assert sorted(range(6), key=lambda i: (values[i], i)) == sorted(range(6), key=lambda i: (brightness[i], i))
 
 
 def test_a_text_is_not_compared_with_itself() -> None:
@@ -52,7 +50,5 @@ def test_a_text_is_not_compared_with_itself() -> None:
 
 @pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
 def test_equal_values_and_extremes_keep_the_columns_aligned(value: float) -> None:
-    lines = heatmap([[value]], row_names=["Q"], column_names=["D"], marked={0: 0}, colour=False).plain.split(
-        "\n"
-    )
+    lines = heatmap([[value]], row_names=["Q"], column_names=["D"], marked={0: 0}, colour=False).plain.split("\n")
     assert len(lines[0]) == len(lines[1])

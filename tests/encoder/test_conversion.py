@@ -149,16 +149,43 @@ def test_overwrite(checkpoints: Checkpoints, tmp_path: Path) -> None:
     (target / "old").touch()
     grace_st.convert(checkpoints("qwen2"), target, overwrite=True, **SMALL)
     assert not (target / "old").exists()
-    with pytest.raises(ValueError, match="same folder"):
+    with pytest.raises(ValueError, match="is the destination, or inside it"):
         grace_st.convert(target, target, overwrite=True, **SMALL)
+
+
+def test_only_model_folders_are_ever_replaced(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    thesis = tmp_path / "work"
+    thesis.mkdir()
+    (thesis / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="no model folder, so it is not replaced"):
+        grace_st.convert(checkpoints("qwen2"), thesis, overwrite=True, **SMALL)
+    source = Path(shutil.copytree(checkpoints("qwen2"), tmp_path / "all" / "source"))
+    with pytest.raises(ValueError, match="inside it"):
+        grace_st.convert(source, tmp_path / "all", overwrite=True, **SMALL)
+    assert (thesis / "thesis.tex").exists() and (source / "model.safetensors").exists()
+
+
+def test_destinations(checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert grace_st.convert(checkpoints("qwen2"), "~/model", **SMALL).path == tmp_path / "home" / "model"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    grace_st.convert(checkpoints("qwen2"), tmp_path / "link", **SMALL)
+    assert (tmp_path / "empty" / "model.safetensors").exists()
+    (tmp_path / "file").touch()
+    for destination in (tmp_path / "file", tmp_path / "file" / "model"):
+        with pytest.raises(FileExistsError, match="is a file"):
+            grace_st.convert(checkpoints("qwen2"), destination, overwrite=True, **SMALL)
+    inside = Path(shutil.copytree(checkpoints("qwen2"), tmp_path / "source"))
+    grace_st.convert(inside, inside / "grace", **SMALL)
+    assert (inside / "model.safetensors").exists()
 
 
 def test_a_failure_leaves_nothing(checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_args: Any, **_options: Any) -> None:
         raise OSError("disk full")
 
-    target = tmp_path / "model"
-    target.mkdir()
+    target = grace_st.convert(checkpoints("qwen2"), tmp_path / "model", **SMALL).path
     (target / "old").touch()
     monkeypatch.setattr("grace_st.module.GenerateThenPool.save", fail)
     with pytest.raises(OSError, match="disk full"):
@@ -185,7 +212,7 @@ def _edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(values))
 
 
-def refused(source: Path, tmp_path: Path, error: type[Exception], message: str, **options: Any) -> None:
+def refused(source: Path | str, tmp_path: Path, error: type[Exception], message: str, **options: Any) -> None:
     with pytest.raises(error, match=message):
         grace_st.convert(source, tmp_path / "out", **{**SMALL, **options})
     assert not (tmp_path / "out").exists()
@@ -288,6 +315,41 @@ def test_no_cache(tmp_path: Path) -> None:
     refused(_other_model(tmp_path / "mamba", mamba), tmp_path, ValueError, "MambaForCausalLM keeps no key/value cache")
 
 
+def test_limits_under_other_names(tmp_path: Path) -> None:
+    """GPT-2 calls its context n_positions."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=420, n_positions=64, n_embd=32, n_layer=2, n_head=4))
+    source = _other_model(tmp_path / "gpt2", gpt2)
+    refused(source, tmp_path, ValueError, "context of 64 tokens: max_seq_length=56 fits")
+    result = grace_st.convert(source, tmp_path / "fits", system_prompt="Think.", max_seq_length=48, max_new_tokens=16)
+    assert result.context_length == 64
+    texts = ["word " * length for length in range(1, 40)]
+    assert np.isfinite(grace_st.load(result.path, device="cpu").encode(texts)).all()
+
+
+def test_a_vocabulary_that_was_not_resized(source: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(source)
+    refused(source, tmp_path, ValueError, r"padding uses token \d+ \(<pad>\), but the model has embeddings for 0 to")
+
+
+def test_a_model_that_cannot_be_decoded_step_by_step(tmp_path: Path) -> None:
+    """OPT with a projection after its last layer: the states are not as wide as the config says."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    size = {"hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 64, "num_hidden_layers": 2}
+    opt = OPTForCausalLM(OPTConfig(vocab_size=420, num_attention_heads=4, max_position_embeddings=256, **size))
+    refused(_other_model(tmp_path / "opt", opt), tmp_path, ValueError, "OPTForCausalLM.* cannot be decoded")
+
+
+def test_no_tokenizer(source: Path, tmp_path: Path) -> None:
+    for path in source.glob("*token*"):
+        path.unlink()
+    refused(source, tmp_path, ValueError, "tokenizer")
+
+
 def test_damaged_weights(source: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(source)
     with torch.no_grad():
@@ -306,5 +368,7 @@ def test_other_mistakes(source: Path, tmp_path: Path) -> None:
     refused(source, tmp_path, ValueError, "pooling must be one of 'mean'", pooling="median")
     refused(source, tmp_path, ValueError, "dtype must be one of float32", dtype="int4")
     refused(source, tmp_path, ValueError, "max_new_tokens must be an integer >= 0", max_new_tokens=-1)
-    refused(tmp_path / "nowhere", tmp_path, FileNotFoundError, "there is no folder")
+    refused(source, tmp_path, ValueError, "eos_token is an empty list", eos_token=[])
+    for nowhere in (tmp_path / "nowhere", Path("missing/a/b"), "./missing", "~/missing"):
+        refused(nowhere, tmp_path, FileNotFoundError, "there is no folder")
     refused(Path("some-org/no-such-model"), tmp_path, OSError, "some-org/no-such-model is neither a folder")

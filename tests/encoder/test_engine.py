@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from grace_st.config import DEFAULT_SYSTEM_PROMPT, POOLING_SPANS, POOLINGS
 from grace_st.engines.base import NonFiniteVectorError, PromptTokens, Rollout, Sampling, prompt_uniforms
@@ -188,7 +188,7 @@ def test_top_p_and_repetition_penalty() -> None:
     greedy = engine.generate(prompts, Sampling(max_new_tokens=8))
     narrow = engine.generate(prompts, Sampling(max_new_tokens=8, do_sample=True, top_p=1e-6))
     assert [rollout.ids for rollout in narrow] == [rollout.ids for rollout in greedy]
-    penalised = engine.generate(prompts, Sampling(max_new_tokens=8, repetition_penalty=1e6))
+    penalised = engine.generate(prompts, Sampling(max_new_tokens=8, repetition_penalty=100))
     for prompt, rollout in zip(prompts, penalised, strict=True):
         assert not set(rollout.ids) & set(prompt.ids)
         assert len(set(rollout.ids)) == len(rollout.ids)
@@ -205,9 +205,10 @@ def test_given_rationales() -> None:
         engine.embed(prompts, [()])
 
 
-def test_prompts_of_one_token() -> None:
+@pytest.mark.parametrize("architecture", ["qwen2", "lfm2"])
+def test_prompts_of_one_token(architecture: str) -> None:
     """Such as an empty text after an empty template; alone and among longer ones."""
-    engine, _ = build(slots=2)
+    engine, _ = build(architecture, slots=2)
     prompts = [PromptTokens((5,), 0), PromptTokens((5, 9, 3), 0), PromptTokens((7,), 1)]
     rollouts = engine.generate(prompts, Sampling(max_new_tokens=6))
     expected = oracle.greedy(engine.model, prompts, 6, STOPS)
@@ -215,6 +216,46 @@ def test_prompts_of_one_token() -> None:
     for prompt, rollout in zip(prompts, rollouts, strict=True):
         reference = oracle.vector(engine.model, prompt.ids + rollout.ids, 0, "mean")
         torch.testing.assert_close(rollout.vector.double(), reference, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_rows_that_have_ended_stay_inside_the_context(sampled: bool) -> None:
+    """A position table just as long as prompt and budget: GPT-2 fails on any position behind it."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=97, n_positions=48, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
+    )
+    engine = TorchEngine(model.eval(), eos_token_ids=range(5, 25), pad_token_id=0, slots=8)
+    generator = torch.Generator().manual_seed(1)
+    prompts = [PromptTokens(tuple(torch.randint(97, (32,), generator=generator).tolist()), 4) for _ in range(40)]
+    rollouts = engine.generate(prompts, Sampling(max_new_tokens=16, do_sample=sampled))
+    assert len({len(rollout.ids) for rollout in rollouts}) > 1
+    again = engine.embed(prompts, [rollout.ids for rollout in rollouts])
+    for one, other in zip(rollouts, again, strict=True):
+        torch.testing.assert_close(one.vector, other.vector, rtol=0, atol=TOLERANCE)
+    with pytest.raises(ValueError, match="context is 48"):
+        engine.generate(prompts, Sampling(max_new_tokens=17))
+
+
+def test_longrope_is_limited_to_where_rows_do_not_depend_on_each_other() -> None:
+    """Beyond its original context the frequencies of all rows change with the longest."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [4.0] * 4,
+        "original_max_position_embeddings": 160,
+    }
+    tokenizer = tiny.tokenizer()
+    model = tiny.model("phi3", len(tokenizer), rope_parameters=rope, original_max_position_embeddings=160)
+    engine = TorchEngine(model, eos_token_ids=STOPS, pad_token_id=0)
+    assert engine.forward.context_length == 160
+    prompts = [prompt for prompt in build()[1] if len(prompt.ids) < 140]
+    sampling = Sampling(max_new_tokens=20)
+    together = engine.generate(prompts, sampling)
+    same([engine.generate([prompt], sampling)[0] for prompt in prompts], together)
+    with pytest.raises(ValueError, match="context is 160"):
+        engine.generate([PromptTokens((1,) * 150, 0)], sampling)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -319,6 +360,37 @@ def test_non_finite_logits_are_refused() -> None:
         engine.generate(prompts, Sampling(max_new_tokens=3))
 
 
+@pytest.mark.parametrize("options", [{}, {"do_sample": True, "logprobs": True}, {"repetition_penalty": 2.0}])
+def test_non_finite_logits_are_refused_however_tokens_are_chosen(options: dict[str, Any]) -> None:
+    engine, prompts = build("llama")
+    with torch.no_grad():
+        engine.model.get_decoder().norm.weight[3] = float("nan")
+    with pytest.raises(NonFiniteVectorError):
+        engine.generate(prompts, Sampling(max_new_tokens=3, **options))
+
+
+def test_a_tiny_temperature_is_greedy() -> None:
+    engine, prompts = build()
+    greedy = engine.generate(prompts, Sampling(max_new_tokens=8))
+    cold = engine.generate(prompts, Sampling(max_new_tokens=8, do_sample=True, temperature=1e-45))
+    assert [rollout.ids for rollout in cold] == [rollout.ids for rollout in greedy]
+
+
+def test_ids_without_an_embedding_are_refused() -> None:
+    engine, prompts = build()
+    last = engine.forward.vocabulary_size - 1
+    with pytest.raises(ValueError, match=rf"prompt 1 has the token id 9999, .* embeddings for 0 to {last} only"):
+        engine.generate([prompts[0], PromptTokens((1, 9999), 0)], Sampling(max_new_tokens=1))
+    with pytest.raises(ValueError, match="rationale 0 has the token id -1"):
+        engine.embed(prompts[:1], [(3, -1)])
+
+
+def test_no_budget_with_log_probabilities() -> None:
+    engine, prompts = build()
+    (rollout,) = engine.generate(prompts[:1], Sampling(max_new_tokens=0, logprobs=True))
+    assert (rollout.ids, rollout.logprobs) == ((), ())
+
+
 def test_lengths_are_checked_before_work_starts() -> None:
     engine, prompts = build()
     _limit_rows(engine.model, 0)  # any forward would fail
@@ -387,6 +459,7 @@ def test_uniforms_depend_on_seed_prompt_and_sample() -> None:
         ({"max_new_tokens": 2, "do_sample": 1}, "do_sample must be True or False"),
         ({"max_new_tokens": 2, "seed": "a"}, "seed must be an integer"),
         ({"max_new_tokens": 2, "num_samples": 2}, "are all the same: add do_sample=True"),
+        ({"max_new_tokens": 2, "repetition_penalty": 1e-9}, "repetition_penalty must be between 0.01 and 100"),
         ({"max_new_tokens": 2, "repetition_penalty": 0}, "repetition_penalty must be a finite number > 0"),
     ],
 )

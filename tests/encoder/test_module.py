@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer
 
 import grace_st
 from grace_st import Encoding
@@ -209,6 +211,11 @@ def test_given_rationales(model: SentenceTransformer) -> None:
         grace_st.encode_with_rationales(model, TEXTS, rationales="a")
     with pytest.raises(ValueError, match="'seed' has no effect on given rationales"):
         grace_st.encode_with_rationales(model, TEXTS, rationales=["a"] * 10, seed=1)
+    for wrong in ([1.5], [None], 3, None):
+        with pytest.raises(ValueError, match="rationale 0 must be a string or a list of token ids"):
+            grace_st.encode_with_rationales(model, ["a"], rationales=[wrong])
+    with pytest.raises(ValueError, match="rationale 0 has the token id 99999"):
+        grace_st.encode_with_rationales(model, ["a"], rationales=[[99999]])
 
 
 def test_options_of_a_call(model: SentenceTransformer, expected: np.ndarray) -> None:
@@ -244,6 +251,19 @@ def test_bad_options_of_a_call(model: SentenceTransformer, options: dict[str, An
 def test_bad_texts(model: SentenceTransformer, value: Any) -> None:
     with pytest.raises(ValueError, match="text 1 must be a string, got"):
         grace_st.encode_with_rationales(model, ["fine", value])
+
+
+@pytest.mark.parametrize("value", [None, 3, b"a", {"text": "a"}])
+def test_what_is_not_a_list_of_texts(model: SentenceTransformer, value: Any) -> None:
+    with pytest.raises(ValueError, match="texts must be a list of strings, got"):
+        grace_st.encode_with_rationales(model, value)
+    with pytest.raises(ValueError, match="the instruction must be a string"):
+        grace_st.encode_with_rationales(model, ["a"], prompt=5)  # type: ignore[arg-type]
+
+
+def test_token_embeddings_are_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="no token embeddings"):
+        grace_st.load(folder).encode(["a"], output_value="token_embeddings")
 
 
 def test_a_model_without_our_module_is_refused() -> None:
@@ -285,7 +305,49 @@ def test_limits_can_be_set_on_the_model(folder: Path) -> None:
     assert len(grace_st.encode_with_rationales(model, ["cats"])[0].rationale_ids) <= 3
 
 
+@pytest.mark.parametrize("method", ["encode", "encode_query", "encode_document"])
+def test_load_hands_many_texts_to_the_engine_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    model = grace_st.load(folder, device="cpu")
+    sizes: list[int] = []
+    rollouts = model[0].rollouts
+
+    def counting(prompts: list[Any], *args: Any, **options: Any) -> Any:
+        sizes.append(len(prompts))
+        return rollouts(prompts, *args, **options)
+
+    monkeypatch.setattr(model[0], "rollouts", counting)
+    getattr(model, method)(["a"] * 70)
+    getattr(model, method)(["a"] * 70, batch_size=50)
+    getattr(model, method)(["a"] * 70, None, None, 60)
+    assert sizes == [70, 50, 20, 60, 10]
+
+
+def test_setting_the_tokenizer_makes_the_prompt_anew(folder: Path, tmp_path: Path) -> None:
+    model = stock(folder)
+    other = tiny.tokenizer()
+    other.add_tokens(["Paris in the rain"])
+    before = model.preprocess(["Paris in the rain"])["input_ids"].shape[1]
+    model.tokenizer = other
+    assert model.tokenizer is other
+    assert model.preprocess(["Paris in the rain"])["input_ids"].shape[1] < before
+    with pytest.raises(ValueError, match="embeddings for 0 to"):  # the model was not resized
+        model.encode(["Paris in the rain"])
+
+
+def test_a_dtype_that_is_set_later_stays(folder: Path) -> None:
+    model = stock(folder)
+    model.encode(["a"])
+    model.half()
+    assert np.isfinite(model.encode(["a"])).all() and model.dtype == torch.float16
+
+
 def test_engines_are_chosen_not_guessed(folder: Path) -> None:
+    with pytest.raises(ValueError, match="unknown engine option 'slotz'; known are slots, share_prefix"):
+        grace_st.load(folder, engine_kwargs={"slotz": 3})
+    with pytest.raises(ValueError, match="engine_kwargs must be a dictionary"):
+        grace_st.load(folder, engine_kwargs=[3])  # type: ignore[arg-type]
     assert grace_st.load(folder, engine_kwargs={"slots": 5}, device="cpu")[0].engine.slots == 5
     assert stock(folder, model_kwargs={"engine_kwargs": {"slots": 5}})[0].engine.slots == 5
     with pytest.raises(ValueError, match="engine must be one of 'torch', got 'jax'"):
@@ -331,8 +393,28 @@ def test_loading_a_folder_asks_no_hub(folder: Path, monkeypatch: pytest.MonkeyPa
 def test_what_is_not_a_model_folder_is_refused(tmp_path: Path, checkpoints: Callable[..., Path]) -> None:
     with pytest.raises(FileNotFoundError, match="grace-st convert"):
         grace_st.load(checkpoints("qwen2"))
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
-        grace_st.load(tmp_path / "nowhere")
+    for name in (tmp_path / "nowhere", "./nowhere", "~/nowhere", "a/b/c"):
+        with pytest.raises(FileNotFoundError, match="there is no folder"):
+            grace_st.load(name)
+
+
+@pytest.mark.parametrize("name", ["grace_config.json", "modules.json", "tokenizer.json"])
+def test_an_incomplete_folder_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
+    """Without its files transformers would make a tokenizer to which every text is unknown."""
+    damaged = shutil.copytree(folder, tmp_path / "model")
+    (damaged / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"has no {name}"):
+        grace_st.load(damaged)
+
+
+@pytest.mark.parametrize("changes", [{"pad_token_id": 9999}, {"eos_token_ids": [2, 9999]}, {"head": "<new>"}])
+def test_tokens_without_an_embedding_are_refused(folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    damaged = shutil.copytree(folder, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(damaged)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(damaged)
+    with pytest.raises(ValueError, match="but the model has embeddings for 0 to"):
+        grace_st.load(damaged, **changes)
 
 
 # ------------------------------------------------------------------ saving

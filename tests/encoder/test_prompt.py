@@ -32,8 +32,7 @@ SYSTEM = "Think."
 def make(template: str = "chatml", **options: Any) -> tuple[RepresentationPrompt, RenderedTemplate]:
     tokenizer = tiny.tokenizer(template)
     rendered = render_template(tokenizer, options.pop("system_prompt", SYSTEM), **options)
-    reserved = {tokenizer.eos_token_id, tokenizer.pad_token_id}
-    return RepresentationPrompt(tokenizer, rendered.head, rendered.tail, reserved), rendered
+    return RepresentationPrompt(tokenizer, rendered.head, rendered.tail, {tokenizer.eos_token_id}), rendered
 
 
 def ids_of(prompt: RepresentationPrompt, texts: Sequence[str], **options: Any) -> list[tuple[int, ...]]:
@@ -122,6 +121,10 @@ def test_chat_template_kwargs() -> None:
     assert rendered.tail.endswith("<think>\n\n</think>\n\n")
     _, rendered = make("dated", chat_template_kwargs={"date_string": "1 May 1999"})
     assert "1 May 1999" in rendered.head
+    with pytest.raises(ValueError, match="reads no 'enable_thinkin'; it reads enable_thinking"):
+        make("thinking", chat_template_kwargs={"enable_thinkin": False})
+    with pytest.raises(ValueError, match="'add_generation_prompt' is not an option"):
+        make("thinking", chat_template_kwargs={"add_generation_prompt": False})
     with pytest.raises(ValueError, match="no chat template: leave them out"):
         make("none", chat_template_kwargs={"enable_thinking": False})
 
@@ -136,6 +139,11 @@ def test_no_system_prompt_keeps_the_templates_own() -> None:
 def test_a_template_that_drops_the_message_is_refused() -> None:
     with pytest.raises(ValueError, match=r"drops or changes the system message.*--system-role user"):
         make("drops_system")
+    with pytest.raises(ValueError, match="drops or changes the system message"):
+        make("drops_system", system_prompt="user")  # a word that the template writes anyway
+    for blank in ("", "  ", 5):
+        with pytest.raises(ValueError, match="system_prompt must be a text that is not blank"):
+            make("chatml", system_prompt=blank)
     assert SYSTEM in make("drops_system", system_role="user")[1].head
     assert make("drops_system", system_prompt=None)[1].kind == "chat"
 
@@ -146,8 +154,12 @@ def test_a_template_that_fails_is_refused() -> None:
     with pytest.raises(ValueError, match="system_role must be"):
         make("chatml", system_role="both")
     tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{{ m['content'] }}{% endfor %}"
-    with pytest.raises(ValueError, match="user's text 2 times"):
+    for content, times in (("m.content + m.content", 2), ("m.content | upper", 0), ("m.content | escape", 0)):
+        tokenizer.chat_template = "{% for m in messages %}{{ " + content + " }}{% endfor %}"
+        with pytest.raises(ValueError, match=f"user's text {times} times"):
+            render_template(tokenizer, None)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role + 1 }}{% endfor %}"
+    with pytest.raises(ValueError, match="chat template fails"):
         render_template(tokenizer, None)
 
 
@@ -201,6 +213,25 @@ def test_ordinary_merges_cannot_reach_a_control_token() -> None:
     pieces = tokenizer.convert_ids_to_tokens(tokens.ids)
     assert "".join(pieces) == "a<s>a<s><sa"
     assert "<s>" not in pieces
+    (tokens,) = prompt.tokenize(["<s>" * 5000], max_seq_length=64_000)  # however many there are
+    assert not set(tokens.ids) & prompt.structural_ids and len(tokens.ids) > 10_000
+
+
+def test_what_the_vocabulary_cannot_express_is_unknown_not_refused() -> None:
+    vocabulary = {token: place for place, token in enumerate(["<unk>", "</s>", "a", "b"])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", eos_token="</s>", pad_token="<unk>"
+    )
+    prompt = RepresentationPrompt(tokenizer, "a", "b", {1})
+    assert ids_of(prompt, ["b 日本 b"]) == [(2, 3, 0, 3, 3)]
+
+
+def test_a_tokenizer_that_makes_nothing_is_refused() -> None:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
+    with pytest.raises(ValueError, match="makes no tokens of the template"):
+        RepresentationPrompt(tokenizer, "head", "tail")
 
 
 def test_the_shared_tokenizer_is_left_alone() -> None:
