@@ -132,7 +132,7 @@ def convert(
         pooling=pooling,
         pooling_span=pooling_span,
     )
-    module = GenerateThenPool(model, tokenizer, config)  # refuses limits that exceed the context
+    module = GenerateThenPool(model, tokenizer, config, keep_dtype=True)  # refuses limits that exceed the context
     _try_it(module, name)
     # 3. Write.
     conversion = Conversion(

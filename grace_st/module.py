@@ -44,6 +44,7 @@ class GenerateThenPool(InputModule):
         config: Prompt, limits and pooling.
         engine: Which engine generates; ``"torch"``.
         engine_kwargs: Options of the engine, e.g. ``{"slots": 16}``.
+        keep_dtype: Compute in the model's dtype also on a CPU, where half precision is otherwise widened to float32.
 
     Attributes:
         max_seq_length: Longest prompt in tokens; may be set, as sentence-transformers' own modules allow.
@@ -73,6 +74,7 @@ class GenerateThenPool(InputModule):
         *,
         engine: str = "torch",
         engine_kwargs: Mapping[str, Any] | None = None,
+        keep_dtype: bool = False,
     ) -> None:
         super().__init__()
         _check_engine(engine, engine_kwargs)
@@ -80,7 +82,7 @@ class GenerateThenPool(InputModule):
         self.max_seq_length = config.max_seq_length
         self.max_new_tokens = config.max_new_tokens
         self._config = config
-        self._dtype_is_settled = False
+        self._dtype_is_settled = keep_dtype
         self._widened_from: torch.dtype | None = None
         self.tokenizer = tokenizer
         torch_engine = TorchEngine(
@@ -326,9 +328,9 @@ class GenerateThenPool(InputModule):
         }
         tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, **hub, **(processor_kwargs or {}))
         model = load_causal_lm(model_name_or_path, model_kwargs, hub)
-        module = cls(model, tokenizer, config, engine=engine, engine_kwargs=engine_kwargs)
         dtypes = (model_kwargs.get("dtype"), model_kwargs.get("torch_dtype"))
-        module._dtype_is_settled = any(dtype not in (None, "auto") for dtype in dtypes)
+        is_chosen = any(dtype not in (None, "auto") for dtype in dtypes)
+        module = cls(model, tokenizer, config, engine=engine, engine_kwargs=engine_kwargs, keep_dtype=is_chosen)
         if not torch.accelerator.is_available():
             module._widen_on_cpu()
         return module
