@@ -18,8 +18,8 @@ from transformers.utils import find_adapter_config_file
 
 from grace_st.config import DEFAULT_SYSTEM_PROMPT, GraceConfig, Pooling, PoolingSpan
 from grace_st.engines.base import NonFiniteVectorError, PromptTokens, Sampling
-from grace_st.engines.forward import CausalForward
-from grace_st.module import SHIM_TYPE, GenerateThenPool, load_causal_lm
+from grace_st.engines.forward import CausalForward, context_length
+from grace_st.module import SHIM_TYPE, GenerateThenPool, check_context, load_causal_lm
 from grace_st.paths import destination as destination_folder
 from grace_st.paths import local_or_hub, written_whole
 from grace_st.template import SystemRole, render_template
@@ -108,31 +108,34 @@ def convert(
         "local_files_only": Path(name).is_dir(),
     }
     # 1. Everything that can be refused without weights.
+    model_kwargs = {} if dtype is None else {"dtype": _dtype(dtype)}
     is_adapter = _is_adapter(name, hub)
     if not is_adapter:
-        _refuse_other_architectures(_model_config(name, hub), name)
+        model_config = _model_config(name, hub)
+        _refuse_other_architectures(model_config, name)
+        check_context(max_seq_length, max_new_tokens, context_length(model_config))
     tokenizer = _tokenizer(name, hub, is_adapter)
     _ensure_padding(tokenizer, pad_token)
     template = render_template(
         tokenizer, system_prompt, system_role=system_role, chat_template_kwargs=chat_template_kwargs
     )
-    # 2. Weights.
-    model_kwargs = {} if dtype is None else {"dtype": _dtype(dtype)}
-    load_weights = _load_adapter_merged if is_adapter else load_causal_lm
-    model = load_weights(name, model_kwargs, hub)
     config = GraceConfig(
         system_prompt=system_prompt,
         template=template.kind,
         head=template.head,
         tail=template.tail,
-        eos_token_ids=_eos_token_ids(tokenizer, model, template.turn_end, eos_token),
+        eos_token_ids=(tokenizer.pad_token_id,),  # known once the generation config is loaded with the model
         pad_token_id=tokenizer.pad_token_id,
         max_seq_length=max_seq_length,
         max_new_tokens=max_new_tokens,
         pooling=pooling,
         pooling_span=pooling_span,
     )
-    module = GenerateThenPool(model, tokenizer, config, keep_dtype=True)  # refuses limits that exceed the context
+    # 2. Weights.
+    load_weights = _load_adapter_merged if is_adapter else load_causal_lm
+    model = load_weights(name, model_kwargs, hub)
+    config = config.replace(eos_token_ids=_eos_token_ids(tokenizer, model, template.turn_end, eos_token))
+    module = GenerateThenPool(model, tokenizer, config, keep_dtype=True)
     _try_it(module, name)
     # 3. Write.
     conversion = Conversion(
@@ -141,10 +144,10 @@ def convert(
         architecture=type(model).__name__,
         embedding_dimension=module.get_embedding_dimension(),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        context_length=CausalForward(model, pooling, tokenizer.pad_token_id).context_length,
+        context_length=context_length(model.config),
     )
     with written_whole(target) as partial:
-        write_folder(module, partial, name=target.name, source=name)
+        write_folder(module, partial, name=target.name, source=Path(name).name if Path(name).is_dir() else name)
     return conversion
 
 

@@ -8,10 +8,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from grace_st.config import Pooling
 from grace_st.engines import kv_cache
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """The longest sequence, in tokens, whose states depend on nothing but itself; None without a limit.
+
+    Models with "longrope" positions (Phi-3 with 128 k) compute a whole batch with other frequencies once one of its
+    rows is longer than the original context. Then a text's vector would depend on its neighbours, so the original
+    context is their limit here.
+    """
+    text_config = config.get_text_config(decoder=True)
+    # Not from `to_dict`: older configs have another name for it, which only attribute access maps.
+    limits = [getattr(text_config, "max_position_embeddings", None)]
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    for entry in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if entry.get("rope_type") == "longrope":
+            limits.append(entry.get("original_max_position_embeddings"))
+            limits.append(getattr(text_config, "original_max_position_embeddings", None))
+    return min((int(limit) for limit in limits if limit), default=None)
 
 
 class CausalForward:
@@ -62,20 +80,8 @@ class CausalForward:
 
     @property
     def context_length(self) -> int | None:
-        """The longest sequence, in tokens, whose states depend on nothing but itself; None without a limit.
-
-        Models with "longrope" positions (Phi-3 with 128 k) compute a whole batch with other frequencies once one
-        of its rows is longer than the original context. Then a text's vector would depend on its neighbours, so
-        the original context is their limit here.
-        """
-        # Not from `to_dict`: older configs have another name for it, which only attribute access maps.
-        limits = [getattr(self.text_config, "max_position_embeddings", None)]
-        rope = getattr(self.text_config, "rope_parameters", None) or {}
-        for entry in (rope, *(value for value in rope.values() if isinstance(value, dict))):
-            if entry.get("rope_type") == "longrope":
-                limits.append(entry.get("original_max_position_embeddings"))
-                limits.append(getattr(self.text_config, "original_max_position_embeddings", None))
-        return min((int(limit) for limit in limits if limit), default=None)
+        """See `context_length`."""
+        return context_length(self.model.config)
 
     def feed(
         self,

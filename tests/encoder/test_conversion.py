@@ -364,6 +364,15 @@ def test_templates(checkpoints: Checkpoints, tmp_path: Path) -> None:
     assert result.config.template == "chat_user"
 
 
+def test_mistakes_are_found_before_weights_are_loaded(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("grace_st.conversion.load_causal_lm", lambda *_args: pytest.fail("loaded the weights"))
+    for options in ({"max_new_tokens": 600}, {"pooling": "median"}, {"dtype": "int4"}, {"pad_token": "nonsense"}):
+        refused(source, tmp_path, ValueError, ".", **options)
+    refused(source, tmp_path, ValueError, ".", chat_template_kwargs={"no_such_option": 1})
+
+
 def test_other_mistakes(source: Path, tmp_path: Path) -> None:
     refused(source, tmp_path, ValueError, "pooling must be one of 'mean'", pooling="median")
     refused(source, tmp_path, ValueError, "dtype must be one of float32", dtype="int4")

@@ -42,14 +42,14 @@ def test_the_whole_recipe_runs_and_resumes(knowledge: Path, tmp_path: Path) -> N
     assert results["splits"]["dev"]["queries"] + results["splits"]["test"]["queries"] == 12
     assert (tmp_path / "results.md").read_text(encoding="utf-8").startswith("| representation |")
 
-    weights = load_file(tmp_path / "model" / "model.safetensors")
+    weights = load_file(tmp_path / "grace-nano" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
-    generation = json.loads((tmp_path / "model" / "generation_config.json").read_text(encoding="utf-8"))
+    generation = json.loads((tmp_path / "grace-nano" / "generation_config.json").read_text(encoding="utf-8"))
     assert not {"temperature", "top_p", "top_k", "do_sample"} & generation.keys()
-    model = grace_st.load(tmp_path / "model")
+    model = grace_st.load(tmp_path / "grace-nano")
     assert model.encode(["a fruit"]).shape == (1, model.get_embedding_dimension())
 
     # A finished run that is resumed trains no further: the same weights come out.
     main([*arguments, "--stage", "train", "--resume"])
-    again = load_file(tmp_path / "model" / "model.safetensors")
+    again = load_file(tmp_path / "grace-nano" / "model.safetensors")
     assert all(torch.equal(weights[name], again[name]) for name in weights)

@@ -22,6 +22,11 @@ from grace_train.nano.tokenizer import train_tokenizer
 logger = logging.getLogger("grace_train.nano")
 
 STAGES = ("all", "tokenizer", "train", "evaluate")
+MODEL_NAME = "grace-nano"
+NOTICE = (
+    "**A demonstration model, not a useful embedder:** it knows one small knowledge base of facts. It was trained from "
+    "scratch on texts about them, without reinforcement learning."
+)
 MAX_SEQ_LENGTH = 320
 MAX_NEW_TOKENS = 112
 
@@ -41,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.stage in ("all", "train"):
         train(corpus, output, PretrainConfig(steps=options.steps, seed=options.seed), resume=options.resume)
     if options.stage in ("all", "evaluate"):
-        results = evaluate(output / "model", corpus)
+        results = evaluate(output / MODEL_NAME, corpus)
         write_results(results, output)
         logger.info("results in %s\n%s", output, markdown_table(results))
 
@@ -54,7 +59,7 @@ def make_tokenizer(corpus: Corpus, output: Path) -> None:
 
 
 def train(corpus: Corpus, output: Path, config: PretrainConfig, *, resume: bool = False) -> None:
-    """Train, save the checkpoint as ``output/checkpoint`` and the model folder as ``output/model``."""
+    """Train, save the checkpoint as ``output/checkpoint`` and the model folder as ``output/grace-nano``."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(output / "tokenizer")
     model = pretrain(corpus, tokenizer, output / "run", config, resume=resume)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
@@ -64,12 +69,19 @@ def train(corpus: Corpus, output: Path, config: PretrainConfig, *, resume: bool 
     (source / "recipe.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
     grace_st.convert(
         source,
-        output / "model",
+        output / MODEL_NAME,
         max_seq_length=MAX_SEQ_LENGTH,
         max_new_tokens=MAX_NEW_TOKENS,
         overwrite=True,
     )
-    logger.info("model folder %s", output / "model")
+    _say_what_it_is(output / MODEL_NAME / "README.md")
+    logger.info("model folder %s", output / MODEL_NAME)
+
+
+def _say_what_it_is(readme: Path) -> None:
+    title = f"# {MODEL_NAME}\n"
+    text = readme.read_text(encoding="utf-8")
+    readme.write_text(text.replace(title, f"{title}\n{NOTICE}\n", 1), encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:
