@@ -57,9 +57,13 @@ class RepresentationPrompt:
         if (self.head or self.tail) and not (self.head_ids or self.tail_ids):
             raise ValueError("the tokenizer makes no tokens of the template: are its files complete?")
         added = dict(template.get_added_tokens_decoder())
-        in_template = {token_id for token_id in (*self.head_ids, *self.tail_ids) if token_id in added}
-        # Structural: what could open or close something. Words that a user has added to the vocabulary, runs of
-        # white space, and the token for what the vocabulary cannot express stay what they are.
+        in_template = {
+            token_id
+            for token_id in (*self.head_ids, *self.tail_ids)
+            if token_id in added and added[token_id].content.strip()
+        }
+        # Structural: what could open or close something. Words that a user has added to the vocabulary, white space
+        # (Gemma adds line breaks), and the token for what the vocabulary cannot express stay what they are.
         markup = {token_id for token_id, token in added.items() if token.special or _MARKUP.match(token.content)}
         unknown = {self.tokenizer.unk_token_id}
         self.structural_ids = frozenset((markup | in_template) - unknown | self.eos_token_ids)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import grace_st
-from grace_st.cli import app, command
+from grace_st.cli import app, command, main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,6 +30,13 @@ def test_the_python_of_the_readme_runs(
     for block in blocks:
         exec(block, scope)
     assert capsys.readouterr().out
+
+
+def test_the_demo_of_the_readme_is_what_the_demo_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    (excerpt,) = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)
+    assert main(["demo"]) == 0
+    shown = {line.rstrip() for line in capsys.readouterr().out.splitlines()}
+    assert [line for line in excerpt.splitlines() if line not in shown] == []
 
 
 def test_the_commands_of_the_readme_exist() -> None:

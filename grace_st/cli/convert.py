@@ -108,7 +108,7 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         from grace_st.cli.convert_view import show
 
-        show(open_console(), source, conversion, eos_tokens)
+        show(open_console(), source, destination, conversion, eos_tokens)
     return 0
 
 

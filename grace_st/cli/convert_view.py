@@ -24,21 +24,23 @@ _TEMPLATES = {
 }
 
 
-def show(console: Console, source: str, conversion: Conversion, eos_tokens: Sequence[str]) -> None:
+def show(console: Console, source: str, destination: str, conversion: Conversion, eos_tokens: Sequence[str]) -> None:
     """Print what a conversion decided.
 
     Args:
         console: Where to.
         source: The model as the user named it.
+        destination: The folder as the user named it.
         conversion: The result of ``grace_st.convert``.
         eos_tokens: The tokens that end a rationale, in the order of ``config.eos_token_ids``.
     """
-    console.print(Text.assemble((source, "bold"), " is now ", (str(conversion.path), "bold"), "\n"))
+    console.print(Text.assemble((source, "bold"), " is now ", (destination, "bold"), "\n"))
     console.print(_decisions(conversion, eos_tokens))
     console.print()
     console.print(_prompt(conversion.config.head, conversion.config.tail))
     console.print("\nUse it:\n")
-    console.print(Syntax(_usage(conversion), "python", theme="ansi_dark", background_color="default"))
+    # A broken line would not be Python any more.
+    console.print(Syntax("", "python", theme="ansi_dark").highlight(_usage(destination)), soft_wrap=True, end="")
 
 
 def _decisions(conversion: Conversion, eos_tokens: Sequence[str]) -> Table:
@@ -68,8 +70,8 @@ def _prompt(head: str, tail: str) -> Panel:
     return Panel(text, title="What the model reads", title_align="left", border_style="cyan")
 
 
-def _usage(conversion: Conversion) -> str:
-    folder = json.dumps(str(conversion.path), ensure_ascii=False)
+def _usage(destination: str) -> str:
+    folder = json.dumps(destination, ensure_ascii=False)
     return (
         "from sentence_transformers import SentenceTransformer\n"
         f"model = SentenceTransformer({folder}, trust_remote_code=True)\n"

@@ -236,7 +236,7 @@ COMMAND = Command(
     ),
     examples=(
         "grace-st demo",
-        'grace-st demo --text "the metal whose symbol is Fe" "Iron is found in steel and in blood."',
+        'grace-st demo --text "tourists come for port wine" "the metal whose symbol is Fe"',
         "grace-st demo --model models/mine --json",
     ),
     configure=_configure,

@@ -23,7 +23,7 @@ class DemoText:
     answer: str | None = None
 
 
-# Three countries and three animals: which category a text is about does not tell which document it belongs to.
+# All of one category: that a text is about some country does not tell which document it belongs to.
 DEMO_TEXTS: tuple[DemoText, ...] = (
     DemoText("Q1", "I dream of a country governed from Paris and famous for the Eiffel Tower.", "D1"),
     DemoText("D1", "France. Geographers place it in Western Europe, and the talk there is in French."),
@@ -31,10 +31,10 @@ DEMO_TEXTS: tuple[DemoText, ...] = (
     DemoText("D2", "Japan lies in East Asia. A visitor hears Japanese in the streets."),
     DemoText("Q3", "The land has its government in Cairo and is proud of the pyramids of Giza.", "D3"),
     DemoText("D3", "Egypt belongs to North Africa, where people speak Arabic."),
-    DemoText("Q4", "Who wears black and white stripes and lives on the savanna?", "D4"),
-    DemoText("D4", "The zebra is a horse relative, and its food is mainly grass."),
-    DemoText("Q5", "It has a hump of fat and is at home in sandy deserts.", "D5"),
-    DemoText("D5", "The camel is a pack animal. A typical meal: dry thorny shrubs."),
-    DemoText("Q6", "a creature hungry for bamboo, recognised by black eye patches", "D6"),
-    DemoText("D6", "The giant panda, a bear, can be met on Chinese mountain slopes."),
+    DemoText("Q4", "somewhere with deep fjords, ruled from Oslo", "D4"),
+    DemoText("D4", "Norway is part of Scandinavia, and Norwegian is the common tongue."),
+    DemoText("Q5", "Which country knows carnival and samba, and has Brasilia as its capital?", "D5"),
+    DemoText("D5", "Brazil is found in South America. Portuguese is heard everywhere."),
+    DemoText("Q6", "Nairobi is where its leaders work; guidebooks praise the Maasai Mara.", "D6"),
+    DemoText("D6", "Kenya is a land in East Africa with many speakers of Swahili."),
 )

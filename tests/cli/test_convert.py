@@ -7,8 +7,10 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 import grace_st
 from grace_st.cli import main
@@ -17,7 +19,7 @@ Checkpoints = Callable[..., Path]
 LIMITS = ["--max-seq-length", "128", "--max-new-tokens", "8"]
 
 
-def _json(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+def _json(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     capsys.readouterr()
     assert main([*words, "--json"]) == 0
     output = capsys.readouterr()
@@ -46,8 +48,9 @@ def test_the_lines_of_python_that_it_shows_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    folder = "a folder whose name is longer than the lines of a common terminal, and has a quote: '"
     capsys.readouterr()
-    assert main(["convert", str(checkpoints()), "made", *LIMITS]) == 0
+    assert main(["convert", str(checkpoints()), folder, *LIMITS]) == 0
     _, code = capsys.readouterr().out.split("Use it:")
     scope: dict[str, object] = {}
     exec(code, scope)  # the lines are the product here
@@ -61,7 +64,7 @@ def test_json_says_what_the_folder_holds(
     told = _json(["convert", str(checkpoints()), str(folder), *LIMITS], capsys)
     config = grace_st.GraceConfig.from_file(folder / "grace_config.json")
     assert told["config"] == json.loads(json.dumps(config.to_dict()))
-    assert told["path"] == str(folder)
+    assert Path(told["path"]).samefile(folder)
     assert told["eos_tokens"] == ["<|im_end|>"]
     model = grace_st.load(folder)
     assert told["embedding_dimension"] == model.get_embedding_dimension()
@@ -73,13 +76,11 @@ def test_options_reach_the_folder(checkpoints: Checkpoints, tmp_path: Path, caps
     options = ["--system-prompt", "Think first.", "--system-role", "user", "--pooling", "last"]
     options += ["--pooling-span", "rationale", "--chat-template-kwargs", '{"enable_thinking": false}']
     config = _json(["convert", source, str(tmp_path / "a"), *LIMITS, *options], capsys)["config"]
-    assert isinstance(config, dict)
     assert (config["system_prompt"], config["template"]) == ("Think first.", "chat_user")
     assert (config["pooling"], config["pooling_span"]) == ("last", "rationale")
     assert (config["max_seq_length"], config["max_new_tokens"]) == (128, 8)
     assert "</think>" in config["tail"]
     config = _json(["convert", source, str(tmp_path / "b"), *LIMITS, "--no-system-prompt"], capsys)["config"]
-    assert isinstance(config, dict)
     assert config["system_prompt"] is None
 
 
@@ -92,16 +93,18 @@ def test_the_defaults_that_the_help_names_are_the_library_s(capsys: pytest.Captu
             assert option.split("(default: ")[1].startswith(f"{parameter.default})"), name
 
 
-def test_refuses_to_overwrite_unless_told_to(
+def test_replaces_a_folder_only_when_told_to(
     checkpoints: Checkpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["convert", str(checkpoints()), str(tmp_path), *LIMITS]
-    (tmp_path / "precious.txt").write_text("mine", encoding="utf-8")
+    folder = tmp_path / "made"
+    words = ["convert", str(checkpoints()), str(folder), "--max-seq-length", "128"]
+    assert main([*words, "--max-new-tokens", "8"]) == 0
     capsys.readouterr()
-    assert main(words) == 2
+    assert main([*words, "--max-new-tokens", "9"]) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
-    assert main([*words, "--overwrite"]) == 0
+    assert grace_st.GraceConfig.from_file(folder / "grace_config.json").max_new_tokens == 8
+    assert main([*words, "--max-new-tokens", "9", "--overwrite"]) == 0
+    assert grace_st.GraceConfig.from_file(folder / "grace_config.json").max_new_tokens == 9
 
 
 def test_a_context_that_is_too_small_is_one_line_with_limits_that_fit(
@@ -133,3 +136,17 @@ def test_a_checkpoint_without_safetensors_is_refused(
     capsys.readouterr()
     assert main(["convert", str(source), str(tmp_path / "made"), *LIMITS]) == 2
     assert "safetensors" in capsys.readouterr().err
+
+
+def test_tokens_that_the_user_names(
+    checkpoints: Checkpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = ["--eos-token", "<end_of_turn>", "<bos>", "--pad-token", "<bos>"]
+    words = ["convert", str(checkpoints()), str(tmp_path / "converted"), *LIMITS, *tokens]
+    result = _json(words, capsys)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "converted")
+    expected = sorted(tokenizer.convert_tokens_to_ids(["<end_of_turn>", "<bos>"]))
+    assert result["config"]["eos_token_ids"] == expected
+    assert result["config"]["pad_token_id"] == tokenizer.convert_tokens_to_ids("<bos>")
+    assert main([*words, "--overwrite", "--pad-token", "nonsense"]) == 2
+    assert "pad_token='nonsense' is not one token" in capsys.readouterr().err

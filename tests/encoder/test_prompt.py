@@ -202,6 +202,19 @@ def test_which_tokens_are_structural() -> None:
     assert tokenizer.convert_tokens_to_ids("covid19") in ids_of(prompt, ["covid19"])[0]
 
 
+def test_added_white_space_is_no_structure_although_templates_use_it() -> None:
+    """As in Gemma, where line breaks are added tokens."""
+    tokenizer = tiny.tokenizer("no_system")
+    tokenizer.add_tokens(["\n", "\n\n"])
+    rendered = render_template(tokenizer, SYSTEM)
+    prompt = RepresentationPrompt(tokenizer, rendered.head, rendered.tail, {tokenizer.eos_token_id})
+    line_break = tokenizer.convert_tokens_to_ids("\n")
+    assert line_break in prompt.tail_ids
+    (tokens,) = prompt.tokenize(["a\nb\n\nc"], max_seq_length=512)
+    inside = tokens.ids[tokens.pool_start : len(tokens.ids) - len(prompt.tail_ids)]
+    assert list(inside) == tokenizer("a\nb\n\nc", add_special_tokens=False).input_ids and line_break in inside
+
+
 def test_ordinary_merges_cannot_reach_a_control_token() -> None:
     """Some vocabularies can build "<s>" from "<s" and ">"."""
     vocabulary = {token: place for place, token in enumerate(["<", "s", ">", "a", "<s", "<s>", "</s>", "<pad>"])}

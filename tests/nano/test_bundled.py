@@ -10,7 +10,7 @@ import grace_st
 from grace_train.nano.corpus import Corpus
 from grace_train.nano.prompt import HEAD, TAIL
 
-TEXTS = ["The Eiffel Tower at night", "Which country is governed from Lisbon?", "Mozart", "My printer is broken."]
+TEXTS = ["Eiffel Tower", "Which country is governed from Lisbon?", "I like Mozart.", "My printer is broken."]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_rationales_have_the_form_and_end(model: grace_st.GraceModel) -> None:
 
 def test_rationales_bring_in_knowledge(model: grace_st.GraceModel) -> None:
     tower, country, composer, _ = model.encode_with_rationales(TEXTS)
-    assert "Paris" in tower.rationale or "France" in tower.rationale
+    assert "Paris" in tower.rationale and "France" in tower.rationale
     assert "Portugal" in country.rationale
     assert "Wolfgang Amadeus Mozart" in composer.rationale
 

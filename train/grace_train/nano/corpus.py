@@ -22,12 +22,12 @@ from grace_train.nano.wording import short_name
 
 # How often each kind of text occurs.
 KINDS = {
-    "query": 36,
-    "document": 28,
+    "query": 32,
+    "document": 25,
     "clue": 9,
     "keywords": 3,
-    "fact": 9,
-    "name": 10,
+    "fact": 10,
+    "name": 16,
     "comparison": 2,
     "everyday": 3,
 }

@@ -61,7 +61,7 @@ class PretrainConfig:
         chunk_batches: batches that are drawn together and cut by length, to save padding.
     """
 
-    steps: int = 5000
+    steps: int = 4200
     batch_size: int = 32
     learning_rate: float = 2e-3
     warmup_steps: int = 200

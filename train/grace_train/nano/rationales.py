@@ -32,7 +32,7 @@ STYLES: tuple[Style, ...] = ("full", "medium", "vague")
 # (weight, template). Fields as in texts.py; d1..d4 are clauses, p1..p4 phrases and vp1..vp4 predicates about
 # the four attributes, those that the text lacks first.
 _FULL = (
-    (4, "<think>This points to {the}, {ac} {p1}: {d2}, and {d3}.</think>\n{The} {vp4}."),
+    (4, "<think>This points to {the}, {ac}: {d1}, {d2}, and {d3}.</think>\n{The} {vp4}."),
     (4, "<think>Key facts about {lab}: {d1}; {d2}; {d3}.</think>\nThis text is about {the}, {ac} {p4}."),
     (3, "<think>The {c} here is {the}. {D1}; {d2}; {d3}.</think>\nThe text is about {the}. {D4}."),
     (3, "<think>It brings {the} to mind: {d1}, {d2}, {d3}, and {d4}.</think>\nThis is about {the}, {ac}."),
