@@ -72,12 +72,12 @@ def written_whole(target: Path) -> Iterator[Path]:
     new.mkdir()
     try:
         yield new
-        if target.exists():
-            target.rename(old)
         try:
+            if target.exists():
+                target.rename(old)
             new.rename(target)
-        except OSError:
-            if old.exists():
+        except BaseException:  # an interruption too: what was there comes back
+            if old.exists() and not target.exists():
                 old.rename(target)
             raise
     finally:

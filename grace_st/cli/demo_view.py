@@ -43,7 +43,7 @@ def _header(result: DemoResult) -> RenderableType:
     if result.bundled:
         lines.append("This small model is a demonstration: ", style="yellow")
         lines.append(
-            "it knows one little knowledge base and is not a useful embedder. "
+            "it knows one little knowledge base, gets facts wrong at times, and is not a useful embedder. "
             "Your own model takes its place with `grace-st convert`."
         )
     else:

@@ -41,7 +41,7 @@ class Rows:
     token: Tensor  # [B]
     position: Tensor  # [B]
     pool: RunningPool
-    uniforms: Tensor | None  # [B, budget] float64
+    uniforms: Tensor | None  # [B, budget] float64, on the CPU
     seen: Tensor | None  # [B, V] bool
 
     def keep(self, rows: list[int]) -> None:
@@ -56,7 +56,8 @@ class Rows:
             self.position[index],
             self.pool.select(index),
         )
-        self.uniforms = None if self.uniforms is None else self.uniforms[index]
+        # Kept on the CPU, where they are drawn, so that every device samples alike: no index of the device's.
+        self.uniforms = None if self.uniforms is None else self.uniforms[rows]
         self.seen = None if self.seen is None else self.seen[index]
         for name in ("jobs", "live", "generated", "logprobs"):
             values = getattr(self, name)

@@ -193,6 +193,25 @@ def test_a_failure_leaves_nothing(checkpoints: Checkpoints, tmp_path: Path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["model"] and (target / "old").exists()
 
 
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_failure_while_replacing_brings_the_old_folder_back(
+    checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    target = grace_st.convert(checkpoints("qwen2"), tmp_path / "model", **SMALL).path
+    (target / "old").touch()
+    rename = Path.rename
+
+    def fail_for_the_new_one(self: Path, other: Path) -> Path:
+        if self.name == "new":
+            raise error
+        return rename(self, other)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
+    with pytest.raises(error):
+        grace_st.convert(checkpoints("qwen2"), target, overwrite=True, **SMALL)
+    assert (target / "old").exists() and [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 # ------------------------------------------------------------------ refusals
 
 
