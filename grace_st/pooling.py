@@ -64,6 +64,14 @@ class RunningPool:
         """The pool of some rows, ``rows`` being ``[R]`` indices (repeats allowed)."""
         return RunningPool(self.pooling, self.state[rows], self.count[rows])
 
+    def replace(self, rows: Tensor, other: RunningPool) -> RunningPool:
+        """This pool with the rows ``[R]`` replaced by the ``R`` rows of another."""
+        return RunningPool(
+            self.pooling,
+            self.state.index_copy(0, rows, other.state),
+            self.count.index_copy(0, rows, other.count),
+        )
+
     def joined(self, other: RunningPool) -> RunningPool:
         """This pool's rows, then those of ``other``."""
         return RunningPool(self.pooling, torch.cat([self.state, other.state]), torch.cat([self.count, other.count]))

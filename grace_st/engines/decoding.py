@@ -44,18 +44,17 @@ class Rows:
     uniforms: Tensor | None  # [B, budget] float64, on the CPU
     seen: Tensor | None  # [B, V] bool
 
+    @property
+    def dead(self) -> list[int]:
+        """Rows that have ended and not been replaced."""
+        return [row for row, is_live in enumerate(self.live) if not is_live]
+
     def keep(self, rows: list[int]) -> None:
-        """Drop all other rows and the columns that are padding in all that stay."""
+        """Drop all other rows."""
         index = torch.tensor(rows, device=self.mask.device)
-        self.mask = self.mask[index]
-        trim = kv_cache.leading_padding(self.mask)
-        kv_cache.select_rows(self.cache, index, trim)
-        self.mask = self.mask[:, trim:]
-        self.token, self.position, self.pool = (
-            self.token[index],
-            self.position[index],
-            self.pool.select(index),
-        )
+        kv_cache.select_rows(self.cache, index)
+        self.mask, self.token, self.position = self.mask[index], self.token[index], self.position[index]
+        self.pool = self.pool.select(index)
         # Kept on the CPU, where they are drawn, so that every device samples alike: no index of the device's.
         self.uniforms = None if self.uniforms is None else self.uniforms[rows]
         self.seen = None if self.seen is None else self.seen[index]
@@ -63,7 +62,33 @@ class Rows:
             values = getattr(self, name)
             setattr(self, name, [values[row] for row in rows])
 
-    def extend(self, other: Rows) -> None:
+    def admit(self, new: Rows) -> None:
+        """Take in new rows, in the place of dead ones where they fit there."""
+        places = self.dead[: len(new.jobs)]
+        if len(places) == len(new.jobs) and new.mask.shape[1] <= self.mask.shape[1]:
+            self._replace(places, new)
+        else:
+            self.keep([row for row, is_live in enumerate(self.live) if is_live])
+            self._extend(new)
+        self.mask = kv_cache.drop_leading_padding(self.cache, self.mask)
+
+    def _replace(self, places: list[int], new: Rows) -> None:
+        """Overwrite some rows. The others stay where they are, which makes this cheap."""
+        index = torch.tensor(places, device=self.mask.device)
+        self.mask = kv_cache.replace_rows(self.cache, self.mask, index, new.cache, new.mask)
+        self.token = self.token.index_copy(0, index, new.token)
+        self.position = self.position.index_copy(0, index, new.position)
+        self.pool = self.pool.replace(index, new.pool)
+        if self.uniforms is not None and new.uniforms is not None:
+            self.uniforms[places] = new.uniforms
+        if self.seen is not None and new.seen is not None:
+            self.seen = self.seen.index_copy(0, index, new.seen)
+        for name in ("jobs", "live", "generated", "logprobs"):
+            values = getattr(self, name)
+            for place, value in zip(places, getattr(new, name), strict=True):
+                values[place] = value
+
+    def _extend(self, other: Rows) -> None:
         """Append another set of rows."""
         self.mask = kv_cache.join(self.cache, self.mask, other.cache, other.mask)
         self.token = torch.cat([self.token, other.token])
@@ -123,13 +148,13 @@ class Decoding:
         queue = list(reversed(jobs))
         self._compute_prefix({job.prompt for job in jobs})
         rows: Rows | None = None
-        refill = max(1, self.slots // 4)
+        # Admitting is cheap, but a forward pass over few tokens is slow; dropping rows copies those that stay.
+        refill, shrink = max(1, self.slots // 8), max(1, self.slots // 4)
         while queue or rows is not None:
-            # 1. Make room and admit, if enough is free to be worth re-packing the cache.
+            # 1. Admit, if enough slots are free to be worth a forward pass; drop rows when nobody waits.
             live = [] if rows is None else [row for row, is_live in enumerate(rows.live) if is_live]
             if rows is not None and not live:
                 rows = None
-            dead = 0 if rows is None else len(rows.jobs) - len(live)
             if rows is None:
                 if not queue:
                     return
@@ -137,10 +162,11 @@ class Decoding:
             elif self.forward.can_repack:
                 free = self.slots - len(live)
                 admit = min(free, len(queue)) if free >= min(refill, len(queue)) else 0
-                if dead and (admit or dead >= refill):
-                    rows.keep(live)
                 if admit:
-                    rows.extend(self._prefill(self._take(queue, admit)))
+                    rows.admit(self._prefill(self._take(queue, admit)))
+                elif len(rows.jobs) - len(live) >= shrink:
+                    rows.keep(live)
+                    rows.mask = kv_cache.drop_leading_padding(rows.cache, rows.mask)
             # 2. Feed one token a row, pool its state, choose the next, retire what has ended.
             self._step(rows)
 
@@ -246,7 +272,6 @@ class Decoding:
         )
         assert logits is not None
         live = torch.tensor(rows.live, device=self.device)
-        # Rows that have ended stay where they are, or they would run past the model's last position.
         rows.position = rows.position + live
         rows.pool.add(hidden, live.unsqueeze(-1))
 
@@ -284,6 +309,8 @@ class Decoding:
     def _retire(self, rows: Rows, ended: list[tuple[int, int | None]]) -> None:
         index = torch.tensor([row for row, _ in ended], device=self.device)
         vectors = rows.pool.select(index).value().cpu()
+        # Until they are replaced, rows that have ended are fed at their last position: behind it may be none.
+        rows.position = rows.position.index_add(0, index, torch.full_like(index, -1))
         for (row, stop_id), vector in zip(ended, vectors, strict=True):
             rows.live[row] = False
             job = rows.jobs[row]

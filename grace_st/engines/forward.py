@@ -142,10 +142,6 @@ class CausalForward:
             ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
         return ids.to(self.device), torch.tensor([len(sequence) for sequence in sequences], device=self.device)
 
-    def new_cache(self) -> DynamicCache:
-        """An empty cache.
-
-        Without a config all layers keep everything, also those with a sliding window, whose mask does the rest:
-        exact, and possible to re-pack.
-        """
-        return DynamicCache() if self.can_repack else DynamicCache(config=self.text_config)
+    def new_cache(self) -> Cache:
+        """An empty cache."""
+        return kv_cache.GrowingCache() if self.can_repack else DynamicCache(config=self.text_config)
