@@ -15,7 +15,7 @@ from transformers import Cache
 
 from grace_st.engines import kv_cache
 from grace_st.engines.base import NonFiniteVectorError, PromptTokens, Rollout, Sampling, checked, prompt_uniforms
-from grace_st.engines.forward import CausalForward
+from grace_st.engines.forward import FEED_TOKENS, CausalForward
 from grace_st.engines.token_choice import TokenChooser, chosen_logprobs
 from grace_st.pooling import RunningPool
 
@@ -68,7 +68,8 @@ class Rows:
         if len(places) == len(new.jobs) and new.mask.shape[1] <= self.mask.shape[1]:
             self._replace(places, new)
         else:
-            self.keep([row for row, is_live in enumerate(self.live) if is_live])
+            if self.dead:
+                self.keep([row for row, is_live in enumerate(self.live) if is_live])
             self._extend(new)
         self.mask = kv_cache.drop_leading_padding(self.cache, self.mask)
 
@@ -171,11 +172,18 @@ class Decoding:
             self._step(rows)
 
     def _take(self, queue: list[Job], count: int) -> list[Job]:
-        """Pop the next jobs; without re-packing only ones of equal prompt length, so that none needs padding."""
+        """Pop the next jobs, at most what one forward pass should be fed.
+
+        Without re-packing only ones of equal prompt length, so that none needs padding.
+        """
         taken = [queue.pop()]
-        length = len(self.prompts[taken[0].prompt].ids)
+        length = longest = len(self.prompts[taken[0].prompt].ids)
         while queue and len(taken) < count:
-            if not self.forward.can_repack and len(self.prompts[queue[-1].prompt].ids) != length:
+            following = len(self.prompts[queue[-1].prompt].ids)
+            longest = max(longest, following)
+            if not self.forward.can_repack and following != length:
+                break
+            if longest * (len(taken) + 1) > FEED_TOKENS:
                 break
             taken.append(queue.pop())
         return taken

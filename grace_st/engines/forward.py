@@ -13,6 +13,9 @@ from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from grace_st.config import Pooling
 from grace_st.engines import kv_cache
 
+FEED_TOKENS = 16384
+"""Tokens of one forward pass over prompts, padding included: bounds the memory of its activations."""
+
 
 def context_length(config: PreTrainedConfig) -> int | None:
     """The longest sequence, in tokens, whose states depend on nothing but itself; None without a limit.
@@ -77,6 +80,14 @@ class CausalForward:
         """How many token ids have an embedding."""
         embedding: Any = self.model.get_input_embeddings()
         return int(embedding.weight.shape[0])
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory of the keys and values of one token, as far as the config tells: an estimate."""
+        config = self.text_config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or self.hidden_size // config.num_attention_heads
+        return int(2 * config.num_hidden_layers * heads * width * self.model.dtype.itemsize)
 
     @property
     def context_length(self) -> int | None:

@@ -22,13 +22,17 @@ from transformers import PreTrainedModel
 from grace_st.config import Pooling, PoolingSpan
 from grace_st.engines.base import NonFiniteVectorError, Progress, PromptTokens, Rollout, Sampling, checked
 from grace_st.engines.decoding import Decoding, Job
-from grace_st.engines.forward import CausalForward
+from grace_st.engines.forward import FEED_TOKENS, CausalForward
 from grace_st.pooling import pool
 
 logger = logging.getLogger(__name__)
 
-CPU_SLOTS = 32
-ACCELERATOR_SLOTS = 64
+# Rows decoded at once, unless told otherwise: as many as pay off, if their cache fits.
+CPU_SLOTS = 64
+CPU_CACHE_BYTES = 2 * 1024**3
+CUDA_SLOTS = 256
+CUDA_CACHE_SHARE = 0.5  # of the memory that the weights leave
+OTHER_SLOTS = 64
 
 
 class TorchEngine:
@@ -40,8 +44,9 @@ class TorchEngine:
         pad_token_id: Fills unused positions.
         pooling: The reduction over the span.
         pooling_span: Where the span starts, see `grace_st.config.GraceConfig`.
-        slots: Rows decoded at once; default 32 on a CPU, 64 elsewhere. Halved when an accelerator runs out of
-            memory.
+        slots: Rows decoded at once. By default as many as pay off (64 on a CPU, 256 on a CUDA device) if the cache
+            of the longest fits (2 GiB on a CPU, half of what the weights leave on a CUDA device). Halved when an
+            accelerator runs out of memory.
         share_prefix: Compute what all prompts of a call begin with (the template's head) once.
 
     Raises:
@@ -73,7 +78,7 @@ class TorchEngine:
                 "refill, which is slower",
                 type(model).__name__,
             )
-        self._slots = slots
+        self.slots = slots
         self._ran_out_of_memory = False
         self._lock = threading.RLock()
 
@@ -89,12 +94,23 @@ class TorchEngine:
         """``d`` of the vectors: the model's hidden size."""
         return self.forward.hidden_size
 
-    @property
-    def slots(self) -> int:
-        """Rows decoded at once."""
-        if self._slots is None:
-            return CPU_SLOTS if self.model.device.type == "cpu" else ACCELERATOR_SLOTS
-        return self._slots
+    def slots_for(self, tokens: int) -> int:
+        """Rows decoded at once when the longest may have this many tokens.
+
+        Depends on the device and the model, never on what else occupies memory: a call must not give other vectors
+        (half precision rounds differently for other numbers of rows) because of what ran before it.
+        """
+        if self.slots is not None:
+            return self.slots
+        device = self.model.device
+        if device.type == "cpu":
+            most, room = CPU_SLOTS, float(CPU_CACHE_BYTES)
+        elif device.type == "cuda":
+            total = torch.cuda.get_device_properties(device).total_memory
+            most, room = CUDA_SLOTS, CUDA_CACHE_SHARE * (total - self.model.get_memory_footprint())
+        else:
+            return OTHER_SLOTS
+        return max(1, min(most, int(room / (tokens * self.forward.cache_bytes_per_token))))
 
     # ---------------------------------------------------------------- public
 
@@ -114,6 +130,7 @@ class TorchEngine:
         # Longest first: prompts that are admitted together are of similar length, and what does not fit into
         # memory shows at once.
         order = sorted(range(len(work)), key=lambda index: -len(work[index].ids))
+        longest = len(work[order[0]].ids) + sampling.max_new_tokens if work else 0
         jobs = [Job(index, sample) for index in order for sample in range(sampling.num_samples)]
         done: dict[Job, Rollout] = {}
         remaining = [sampling.num_samples] * len(work)
@@ -130,17 +147,18 @@ class TorchEngine:
         with self._inference(), _naming(distinct):
             while len(done) < len(jobs):
                 pending = [job for job in jobs if job not in done]
+                slots = self.slots_for(longest)
                 decoding = Decoding(
                     self.forward,
                     work,
                     sampling,
                     starts=starts,
                     eos_token_ids=self.eos_token_ids,
-                    slots=self.slots,
+                    slots=slots,
                     share_prefix=self.share_prefix,
                     finish=finish,
                 )
-                self._attempt(partial(decoding.run, pending))
+                self._attempt(partial(decoding.run, pending), slots)
         return [done[Job(owner, sample)] for owner in owners for sample in range(sampling.num_samples)]
 
     def embed(
@@ -164,8 +182,8 @@ class TorchEngine:
             weights[distinct[owner]] = weights.get(distinct[owner], 0) + 1
         vectors: dict[int, Tensor] = {}
 
-        def pool_next() -> None:
-            batch = queue[: self.slots]
+        def pool_next(count: int) -> None:
+            batch = queue[:count]
             pooled = self._pool_whole([sequences[i] for i in batch], [starts[i] for i in batch])
             for index, vector in zip(batch, pooled, strict=True):
                 vectors[index] = checked(vector, index)
@@ -175,7 +193,9 @@ class TorchEngine:
 
         with self._inference():
             while queue:
-                self._attempt(pool_next)
+                width = len(sequences[queue[0]])
+                count = min(self.slots_for(width), max(1, FEED_TOKENS // width), len(queue))
+                self._attempt(partial(pool_next, count), count)
         return [
             Rollout(tuple(given), None, vectors[distinct[owner]])
             for given, owner in zip(rationales, owners, strict=True)
@@ -232,8 +252,11 @@ class TorchEngine:
             finally:
                 self.model.train(was_training)
 
-    def _attempt(self, work: Callable[[], None]) -> None:
-        """Do some work; when an accelerator runs out of memory, halve the slots and return to try again."""
+    def _attempt(self, work: Callable[[], None], rows: int) -> None:
+        """Do some work on ``rows`` rows at once; when an accelerator runs out of memory, note that half is enough.
+
+        Then it returns, and the caller tries again.
+        """
         if self._ran_out_of_memory:
             # Now that the failed attempt and its traceback hold no tensors any more.
             if torch.cuda.is_available():
@@ -246,14 +269,14 @@ class TorchEngine:
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
-            if self.slots == 1:
+            if rows == 1:
                 raise RuntimeError(
                     "out of memory with a single slot: lower max_seq_length or max_new_tokens, load in a smaller "
                     "dtype, or use a larger device"
                 ) from error
-            self._slots = self.slots // 2
+            self.slots = rows // 2
             self._ran_out_of_memory = True
-            logger.warning("out of memory: going on with %d slots; finished texts are kept", self._slots)
+            logger.warning("out of memory: going on with %d slots; finished texts are kept", self.slots)
 
 
 def _deduplicate(keys: Sequence[tuple[int, ...]]) -> tuple[list[int], list[int]]:
