@@ -14,6 +14,10 @@ from tqdm.auto import tqdm
 
 from grace_st.engines.base import Rollout
 from grace_st.module import GenerateThenPool
+from grace_st.truncation import one_truncation_warning
+
+WINDOW = 4096
+"""Texts handed to the engine at once. Its slots stand idle only at the end of a window."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +30,14 @@ class Encoding:
         rationale_ids: Its token ids, without the terminating EOS.
         finished: Whether the model ended the rationale itself (EOS was produced). False where the budget cut it
             off, where it was empty by request, and where it was given.
+        truncated: Whether the text was cut to fit into ``max_seq_length``.
     """
 
     embedding: np.ndarray
     rationale: str
     rationale_ids: list[int]
     finished: bool
+    truncated: bool = False
 
 
 def encode_with_rationales(
@@ -47,7 +53,8 @@ def encode_with_rationales(
     """Encode texts and keep their rationales.
 
     Gives the vectors that ``model.encode`` gives (before ``truncate_dim``, ``normalize_embeddings`` and
-    ``precision``), and works on stock `SentenceTransformer` objects. All texts go to the engine at once.
+    ``precision``), and works on stock `SentenceTransformer` objects. Texts go to the engine in large windows, longest
+    first; memory beyond the result does not grow with their number.
 
     Args:
         model: A model whose first module is a `GenerateThenPool`.
@@ -72,20 +79,35 @@ def encode_with_rationales(
     if not isinstance(texts, Iterable) or isinstance(texts, (bytes, Mapping)):
         raise ValueError(f"texts must be a list of strings, got {type(texts).__name__}: {texts!r:.80}")
     texts = list(texts)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"text {index} must be a string, got {type(text).__name__}: {text!r:.80}")
     given = None if rationales is None else _given_ids(module, rationales, len(texts), options)
     sampling = module.sampling(**options)
     if not texts:
         return []
     instruction = _instruction(model, prompt, prompt_name)
-    prompts = module.prompts_of(texts, instruction)
     model.eval()
-    with tqdm(total=len(texts), desc="Texts", unit="text", disable=not show_progress_bar) as bar:
-        rollouts = module.rollouts(prompts, sampling, rationales=given, progress=lambda n: _advance(bar, n))
-    vectors = _through_later_modules(model, rollouts)
-    return [
-        Encoding(vector, module.prompt.decode(rollout.ids), list(rollout.ids), rollout.finished)
-        for vector, rollout in zip(vectors, rollouts, strict=True)
-    ]
+    encodings: dict[int, Encoding] = {}
+    order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
+    with (
+        one_truncation_warning(),
+        tqdm(total=len(texts), desc="Texts", unit="text", disable=not show_progress_bar) as bar,
+    ):
+        for first in range(0, len(order), WINDOW):
+            window = order[first : first + WINDOW]
+            prompts = module.prompts_of([texts[index] for index in window], instruction)
+            rollouts = module.rollouts(
+                prompts,
+                sampling,
+                rationales=None if given is None else [given[index] for index in window],
+                progress=lambda count: _advance(bar, count),
+            )
+            vectors = _through_later_modules(model, rollouts)
+            for index, tokens, rollout, vector in zip(window, prompts, rollouts, vectors, strict=True):
+                rationale = module.prompt.decode(rollout.ids)
+                encodings[index] = Encoding(vector, rationale, list(rollout.ids), rollout.finished, tokens.truncated)
+    return [encodings[index] for index in range(len(texts))]
 
 
 def grace_module(model: SentenceTransformer) -> GenerateThenPool:
@@ -114,6 +136,7 @@ def _given_ids(
     if options:
         raise ValueError(f"{sorted(options)[0]!r} has no effect on given rationales: leave it out")
     stops = set(module.config.eos_token_ids)
+    vocabulary_size = module.vocabulary_size
     result = []
     for index, rationale in enumerate(rationales):
         try:
@@ -126,6 +149,12 @@ def _given_ids(
             raise ValueError(
                 f"rationale {index} must be a string or a list of token ids, got {rationale!r:.80}"
             ) from error
+        unknown = next((token_id for token_id in ids if not 0 <= token_id < vocabulary_size), None)
+        if unknown is not None:
+            raise ValueError(
+                f"rationale {index} has the token id {unknown}, but the model has embeddings for 0 to "
+                f"{vocabulary_size - 1} only: it was made by another model, or its tokenizer has grown"
+            )
         result.append(ids[:-1] if ids and ids[-1] in stops else ids)
     return result
 

@@ -14,21 +14,23 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import load_file_path
 
 from grace_st.config import CONFIG_NAME
-from grace_st.encoding import Encoding, encode_with_rationales
+from grace_st.encoding import WINDOW, Encoding, encode_with_rationales
 from grace_st.module import SHIM_TYPE, GenerateThenPool
 from grace_st.paths import local_or_hub
+from grace_st.truncation import one_truncation_warning
 
 _OWN_CLASSES = {SHIM_TYPE: GenerateThenPool, "grace_st.module.GenerateThenPool": GenerateThenPool}
 
-DEFAULT_BATCH_SIZE = 1024
+DEFAULT_BATCH_SIZE = WINDOW
 """Texts handed to the engine at once. It refills its slots from them, so many texts and few slots is fast."""
 
 
 class GraceModel(SentenceTransformer):
     """A `SentenceTransformer` that writes a rationale before it embeds. Made by `load`.
 
-    It differs from the stock class on the same folder in three things: `encode_with_rationales` is a method,
-    ``batch_size`` defaults to what suits the engine, and ``encode([])`` has shape ``[0, d]``.
+    It differs from the stock class on the same folder in this: `encode_with_rationales` is a method, ``batch_size``
+    defaults to what suits the engine, ``encode([])`` has shape ``[0, d]``, inputs are checked before work starts, and
+    one warning counts all texts that were too long.
     """
 
     def encode_with_rationales(
@@ -56,7 +58,9 @@ class GraceModel(SentenceTransformer):
         """As `SentenceTransformer.encode`, with the per-call options of `GenerateThenPool.forward_kwargs`."""
         if kwargs.get("output_value", "sentence_embedding") == "token_embeddings":
             raise ValueError("there are no token embeddings to return: states are pooled as they are made")
-        embeddings = super().encode(inputs, *args, **_with_batch_size(args, kwargs))
+        _check_inputs(inputs)
+        with one_truncation_warning():
+            embeddings = super().encode(inputs, *args, **_with_batch_size(args, kwargs))
         if isinstance(embeddings, (np.ndarray, torch.Tensor)) and embeddings.shape == (0,):
             return embeddings.reshape(0, self.get_embedding_dimension() or 0)
         return embeddings
@@ -68,6 +72,21 @@ class GraceModel(SentenceTransformer):
     def encode_document(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As `SentenceTransformer.encode_document`: `encode` with the prompt named "document"."""
         return super().encode_document(inputs, *args, **_with_batch_size(args, kwargs))
+
+
+def _check_inputs(inputs: Any) -> None:
+    """Refuse what is not a text before work starts: sentence-transformers would get to a wrong one last.
+
+    Raises:
+        ValueError: Names the place and the value.
+    """
+    if isinstance(inputs, str):
+        return
+    if not isinstance(inputs, (list, tuple)):
+        return  # an array or a column is made a list first; what is wrong in it is refused by the module
+    for index, text in enumerate(inputs):
+        if not isinstance(text, str):
+            raise ValueError(f"text {index} must be a string, got {type(text).__name__}: {text!r:.80}")
 
 
 def _with_batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from grace_st.config import CONFIG_NAME, GraceConfig
 from grace_st.engines.base import Engine, NonFiniteVectorError, Progress, PromptTokens, Rollout, Sampling
 from grace_st.engines.torch_engine import TorchEngine
 from grace_st.prompt import RepresentationPrompt
+from grace_st.truncation import TruncationLog
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class GenerateThenPool(InputModule):
     Attributes:
         max_seq_length: Longest prompt in tokens; may be set, as sentence-transformers' own modules allow.
         max_new_tokens: Default budget of the rationale in tokens; may be set.
+        vocabulary_size: How many token ids have an embedding.
 
     Raises:
         ValueError: The engine is unknown, or prompt and budget exceed the model's context.
@@ -85,6 +87,7 @@ class GenerateThenPool(InputModule):
         self._dtype_is_settled = keep_dtype
         self._widened_from: torch.dtype | None = None
         self.tokenizer = tokenizer
+        self._truncation = TruncationLog()
         torch_engine = TorchEngine(
             model,
             eos_token_ids=config.eos_token_ids,
@@ -95,7 +98,8 @@ class GenerateThenPool(InputModule):
         )
         self.engine: Engine = torch_engine
         check_context(config.max_seq_length, config.max_new_tokens, torch_engine.forward.context_length)
-        self._check_ids(torch_engine.forward.vocabulary_size)
+        self.vocabulary_size = torch_engine.forward.vocabulary_size
+        self._check_ids()
 
     @property
     def config(self) -> GraceConfig:
@@ -112,9 +116,9 @@ class GenerateThenPool(InputModule):
         self.prompt = RepresentationPrompt(tokenizer, self._config.head, self._config.tail, self._config.eos_token_ids)
         self._tokenizer = tokenizer
 
-    def _check_ids(self, vocabulary_size: int) -> None:
+    def _check_ids(self) -> None:
         """Refuse tokens of template, padding or EOS set that the model has no embedding for."""
-        config, prompt = self._config, self.prompt
+        config, prompt, vocabulary_size = self._config, self.prompt, self.vocabulary_size
         named = {"padding": [config.pad_token_id], "EOS set": config.eos_token_ids}
         for kind, ids in {**named, "chat template": [*prompt.head_ids, *prompt.tail_ids]}.items():
             wrong = [token_id for token_id in ids if token_id >= vocabulary_size]
@@ -147,6 +151,10 @@ class GenerateThenPool(InputModule):
             ValueError: An input is not a string, or the template leaves no room for a text.
         """
         del kwargs
+        for text in inputs:
+            # Without its place: sentence-transformers has sorted the inputs, so it would mislead.
+            if not isinstance(text, str):
+                raise ValueError(f"every input must be a string, got {type(text).__name__}: {text!r:.80}")
         prompts = self.prompts_of(inputs, prompt)
         width = max(len(tokens.ids) for tokens in prompts)
         input_ids = torch.full((len(prompts), width), self.config.pad_token_id, dtype=torch.long)
@@ -158,17 +166,19 @@ class GenerateThenPool(InputModule):
         return {"input_ids": input_ids, "attention_mask": attention_mask, "pool_start": pool_start}
 
     def prompts_of(self, texts: Sequence[Any], instruction: str | None = None) -> list[PromptTokens]:
-        """The prompts of some texts, see `RepresentationPrompt.tokenize`.
+        """The prompts of some texts, see `RepresentationPrompt.tokenize`. Texts that are cut are logged or counted.
 
         Raises:
             ValueError: A text is not a string, or the template leaves no room for a text.
         """
         limit = self.config.max_seq_length
         try:
-            return self.prompt.tokenize(texts, max_seq_length=limit, instruction=instruction)
+            prompts = self.prompt.tokenize(texts, max_seq_length=limit, instruction=instruction)
         except TypeError as error:
             # sentence-transformers takes a TypeError for an old signature, and calls again without the prompt.
             raise ValueError(str(error)) from None
+        self._truncation.report(len(prompts), sum(tokens.truncated for tokens in prompts), limit)
+        return prompts
 
     def forward(self, features: dict[str, Any], **options: Any) -> dict[str, Any]:
         """Generate and pool.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,9 @@ from tokenizers import AddedToken, Encoding
 from transformers import PreTrainedTokenizerBase
 
 from grace_st.engines.base import PromptTokens
+
+BATCH_CHARACTERS = 1_000_000
+"""Characters tokenised at once, the last text's in excess."""
 
 _MARKUP = re.compile(r"^\s*[<\[{|].*[>\]}|]\s*$", re.DOTALL)
 
@@ -127,7 +130,8 @@ class RepresentationPrompt:
             )
         return [
             PromptTokens(head + ids[:room] + self.tail_ids, len(head), truncated=len(ids) > room)
-            for ids in self._text_ids(texts)
+            for batch in _batches(texts)
+            for ids in self._text_ids(batch)
         ]
 
     def rationale_ids(self, rationale: str) -> tuple[int, ...]:
@@ -174,6 +178,20 @@ class RepresentationPrompt:
                     )
                 places.append(start + 1)
         return places
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Texts in batches of bounded length: the encodings of whole books would fill the memory before they are cut."""
+    batch: list[str] = []
+    characters = 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text)
+        if characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def _encodable(text: str) -> str:

@@ -237,8 +237,8 @@ class TorchEngine:
                 raise ValueError(f"prompt {index} has no tokens, so there is no state to pool")
             if limit is not None and len(prompt.ids) + budget > limit:
                 raise ValueError(
-                    f"prompt {index} and its rationale need {len(prompt.ids)} + {budget} tokens, but the model's "
-                    f"context is {limit}: lower max_new_tokens, or max_seq_length so that texts are truncated"
+                    f"a prompt of {len(prompt.ids)} tokens and {budget} for its rationale exceed the model's context "
+                    f"of {limit}: lower max_new_tokens, or max_seq_length so that texts are truncated"
                 )
 
     @contextmanager

@@ -233,7 +233,7 @@ def test_rows_that_have_ended_stay_inside_the_context(sampled: bool) -> None:
     again = engine.embed(prompts, [rollout.ids for rollout in rollouts])
     for one, other in zip(rollouts, again, strict=True):
         torch.testing.assert_close(one.vector, other.vector, rtol=0, atol=TOLERANCE)
-    with pytest.raises(ValueError, match="context is 48"):
+    with pytest.raises(ValueError, match="context of 48"):
         engine.generate(prompts, Sampling(max_new_tokens=17))
 
 
@@ -254,7 +254,7 @@ def test_longrope_is_limited_to_where_rows_do_not_depend_on_each_other() -> None
     sampling = Sampling(max_new_tokens=20)
     together = engine.generate(prompts, sampling)
     same([engine.generate([prompt], sampling)[0] for prompt in prompts], together)
-    with pytest.raises(ValueError, match="context is 160"):
+    with pytest.raises(ValueError, match="context of 160"):
         engine.generate([PromptTokens((1,) * 150, 0)], sampling)
 
 
@@ -395,7 +395,7 @@ def test_lengths_are_checked_before_work_starts() -> None:
     engine, prompts = build()
     _limit_rows(engine.model, 0)  # any forward would fail
     length = len(prompts[0].ids)
-    with pytest.raises(ValueError, match=rf"prompt 0 and its rationale need {length} \+ 500 tokens.*context is 512"):
+    with pytest.raises(ValueError, match=rf"prompt of {length} tokens and 500 for its rationale.*context of 512"):
         engine.generate(prompts, Sampling(max_new_tokens=500))
     with pytest.raises(ValueError, match="prompt 1 has no tokens"):
         engine.generate([prompts[0], PromptTokens((), 0)], Sampling(max_new_tokens=1))

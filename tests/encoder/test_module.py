@@ -234,7 +234,7 @@ def test_options_of_a_call(model: SentenceTransformer, expected: np.ndarray) -> 
         ({"temperature": 0.5}, "add do_sample=True"),
         ({"max_tokens": 3}, "max_tokens"),
         ({"rationales": ["a"]}, "rationales"),
-        ({"max_new_tokens": 5000}, "the model's context is 512"),
+        ({"max_new_tokens": 5000}, "exceed the model's context of 512"),
     ],
 )
 def test_bad_options_of_a_call(model: SentenceTransformer, options: dict[str, Any], message: str) -> None:
