@@ -1,4 +1,7 @@
-"""The encoder: a model folder as a function from texts to vectors and rationales."""
+"""The encoder: a model folder as a function from texts to vectors and rationales.
+
+Imports torch only with a model, so that what is around it can be used without.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from grace_st.bulk.chunks import EncodedTexts
-from grace_st.encoding import grace_module
 
 if TYPE_CHECKING:
     from grace_st.model import GraceModel
@@ -101,6 +103,8 @@ class ModelEncoder:
         )
 
     def _count_truncated(self, texts: list[str]) -> int:
+        from grace_st.encoding import grace_module
+
         # Tokenises a second time, which is little beside the generation.
         instruction = self.prompt
         name = self.prompt_name if self.prompt_name is not None else self.model.default_prompt_name

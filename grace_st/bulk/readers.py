@@ -179,7 +179,7 @@ class Source:
                     for index in range(batch.num_rows):
                         yield self._parquet_row(batch, index, number)
                         number += 1
-        except pyarrow.ArrowException as error:
+        except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{self.name} is no readable Parquet file ({error}): make it anew") from error
 
     def _parquet_row(self, batch: Any, index: int, number: int) -> Row | BadRow:

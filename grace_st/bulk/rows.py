@@ -146,13 +146,16 @@ def parse_json(text: str) -> Any:
         ValueError: It is not valid JSON (NaN and Infinity are not), or too deep or long to be read.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return _DECODER.decode(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def json_line(value: object) -> bytes:

@@ -119,6 +119,8 @@ class Store:
     def close(self) -> None:
         """Let others in. Without a finished chunk the folder goes."""
         try:
+            if self.folder.exists():
+                self._remove_temporary()
             if self.folder.exists() and not self._foreign() and not any(self._chunk_paths()):
                 self._remove_content()
                 (self.folder / LOCK_NAME).unlink()

@@ -13,7 +13,7 @@ from grace_st.bulk.formats import import_parquet
 from grace_st.bulk.rows import Scalar, encodable, json_line
 
 ROW_GROUP = 8192
-"""Rows of a Parquet row group, whatever the size of the chunks."""
+"""Rows that a Parquet row group has at least, however small the chunks are."""
 
 
 def write_npy(vectors: IO[bytes], rows: IO[bytes], chunks: Iterable[Chunk], totals: Totals) -> None:
@@ -92,10 +92,10 @@ def write_parquet(stream: IO[bytes], chunks: Iterable[Chunk], totals: Totals, *,
         for chunk in chunks:
             waiting.append(pyarrow.table([values_of(name, chunk) for name in schema.names], schema=schema))
             if sum(table.num_rows for table in waiting) >= ROW_GROUP:
-                writer.write_table(pyarrow.concat_tables(waiting), row_group_size=ROW_GROUP)
+                writer.write_table(pyarrow.concat_tables(waiting))
                 waiting.clear()
         if waiting:
-            writer.write_table(pyarrow.concat_tables(waiting), row_group_size=ROW_GROUP)
+            writer.write_table(pyarrow.concat_tables(waiting))
 
 
 def _as_string(identifier: Scalar) -> str | None:
