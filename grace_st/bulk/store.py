@@ -154,8 +154,9 @@ class Store:
         try:
             run = json.loads(path.read_text(encoding="utf-8"))
             if {"state", "replace", "settings"} <= run.keys():
-                # Killed before its first chunk: there is nothing to go on with.
-                return dict(run) if run["state"] == "complete" or any(self._chunk_paths()) else None
+                # Killed before its first chunk there is nothing to go on with, but for the leave to replace.
+                is_empty = run["state"] == "encoding" and not any(self._chunk_paths())
+                return None if is_empty and not run["replace"] else dict(run)
         except (ValueError, AttributeError):
             pass
         raise ValueError(f"{path} cannot be read: remove {self.folder} and run again")

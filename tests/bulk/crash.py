@@ -28,8 +28,8 @@ def _encode(input_: Path, output: Path, format_: OutputFormat, mode: Mode, chunk
     encode_to_file(job, Destination(path=output, format=format_), mode)
 
 
-def _contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def _in_child(work: Any) -> int:
@@ -52,7 +52,7 @@ def kill_everywhere(folder: Path, format_: OutputFormat, mode: Mode) -> int:
     whole = folder / "whole"
     whole.mkdir()
     _encode(input_, whole / "out", format_, "new", 3)
-    expected = _contents(whole)
+    expected = _files(whole)
 
     for number in range(1000):
         work = folder / f"work-{number}"
@@ -60,7 +60,7 @@ def kill_everywhere(folder: Path, format_: OutputFormat, mode: Mode) -> int:
         if mode == "overwrite":
             (work / "out").write_bytes(b"old")
             (work / "out.rows.jsonl").write_bytes(b"old rows")
-        old = _contents(work)
+        old = _files(work)
 
         def killed_run(work: Path = work, number: int = number) -> None:
             left = number
@@ -84,23 +84,16 @@ def kill_everywhere(folder: Path, format_: OutputFormat, mode: Mode) -> int:
             assert (work / "out").read_bytes() in (expected["out"], b"old"), "half-written"
             if format_ == "npy" and (work / "out").read_bytes() == expected["out"]:
                 assert (work / "out.rows.jsonl").read_bytes() == expected["out.rows.jsonl"], "npy before its rows"
-        # What went away with the killed run: nothing had begun, or everything was done.
-        untouched = _contents_without_folder(work) == old and not (work / "out.partial" / "run.json").exists()
-        again: Mode = mode if untouched else "resume"
+        begun = (work / "out.partial" / "run.json").exists() or _files(work) != old
+        again: Mode = "resume" if begun else mode
         assert _in_child(lambda w=work, m=again: _encode(input_, w / "out", format_, m, 3)) == 0, number
-        if mode == "overwrite" and _contents(work) == old:
-            # Killed before its first chunk: nothing to go on with, and the old output counts as complete.
-            _encode(input_, work / "out", format_, "overwrite", 3)
-        found = _contents(work)
+        assert not (work / "out.partial").exists(), number
+        found = _files(work)
         if mode == "overwrite" and format_ != "npy":
             found.pop("out.rows.jsonl")
         assert found == expected, (number, sorted(found))
         shutil.rmtree(work)
     raise AssertionError("never came to its end")
-
-
-def _contents_without_folder(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def memory(folder: Path, format_: OutputFormat, rows: int) -> int:
