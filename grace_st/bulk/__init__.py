@@ -4,3 +4,6 @@
 ``writers`` make the final file of them. Only ``encoder`` knows models, and nothing here knows the command line, but
 for the names of its options in messages.
 """
+
+DEFAULT_CHUNK_SIZE = 4096
+"""Texts handed to the encoder at once. The engine refills its slots from them, so many are fast."""

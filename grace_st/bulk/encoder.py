@@ -123,7 +123,7 @@ def model_files(folder: Path) -> dict[str, str]:
         folder: The folder of the model and of modules that follow it (``modules.json``).
 
     Returns:
-        SHA-256 in hexadecimal, by the file's path in the folder.
+        SHA-256, by the file's path in the folder.
     """
     files = [path for path in folder.iterdir() if path.suffix in _READ_SUFFIXES and path.is_file()]
     modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
@@ -132,5 +132,5 @@ def model_files(folder: Path) -> dict[str, str]:
     hashes = {}
     for path in sorted(files):
         with path.open("rb") as stream:
-            hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+            hashes[path.relative_to(folder).as_posix()] = "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
     return hashes

@@ -18,15 +18,13 @@ from typing import IO, Any
 
 from tqdm.auto import tqdm
 
-from grace_st.bulk import writers
+from grace_st.bulk import DEFAULT_CHUNK_SIZE, writers
 from grace_st.bulk.chunks import Totals, chunked, joined
 from grace_st.bulk.encoder import Encoder, EncoderLoader
 from grace_st.bulk.formats import import_parquet
 from grace_st.bulk.readers import Source
 from grace_st.bulk.rows import BadRows, InputError, Row, digest_of
 from grace_st.bulk.store import Destination, Mode, Store
-
-DEFAULT_CHUNK_SIZE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +183,7 @@ class _FileRun:
         if expected is not None and totals.rows != expected:
             raise InputError(
                 f"{job.source.name} had {expected} rows when it was checked and {totals.rows} when it was read: "
-                "leave it alone while it is encoded, and run again with --overwrite"
+                "leave it alone while it is encoded, and run again"
             )
         self._place(totals)
         return Outcome(

@@ -27,7 +27,10 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LOCK_NAME
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            raise self._gone(folder) from None
         try:
             self._acquire(folder)
         except BaseException:
@@ -50,9 +53,12 @@ class FolderLock:
                 f"the file system of {folder} has no locks ({error.strerror}): choose an output on another one"
             ) from error
         if not self.path.exists() or self.path.stat().st_ino != os.fstat(self._descriptor).st_ino:
-            raise LockedError(f"another process has just finished its work in {folder}: look at it, then run again")
+            raise self._gone(folder)
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def _gone(self, folder: Path) -> LockedError:
+        return LockedError(f"another process has just finished its work in {folder}: look at it, then run again")
 
     def release(self) -> None:
         """Let others in."""

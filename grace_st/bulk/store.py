@@ -27,6 +27,7 @@ Settings = Mapping[str, Any]
 _RUN_NAME = "run.json"
 _TEMPORARY = ".tmp"
 _CHUNK_NAME = re.compile(r"chunk-(\d{8,})\.zip")
+_OWN_NAME = re.compile(rf"{LOCK_NAME}|((run\.json|chunk-\d+\.zip)(\.tmp)?)|output-\d\.tmp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +98,9 @@ class Store:
         self._mode = mode
         self._begun = False
         self.folder.mkdir(exist_ok=True)
+        self._check_names()  # first: nothing is written or removed in a folder of something else
         self._lock = FolderLock(self.folder)
         try:
-            self._check_names()
             self._run = self._read_run()
             if self._run is not None and self._run["state"] == "complete":
                 self._remove_content()
@@ -119,28 +120,23 @@ class Store:
     def close(self) -> None:
         """Let others in. Without a finished chunk the folder goes."""
         try:
-            if self.folder.exists():
-                self._remove_temporary()
-            if self.folder.exists() and not self._foreign() and not any(self._chunk_paths()):
+            self._remove_temporary()
+            if not any(self._chunk_paths()):
                 self._remove_content()
                 (self.folder / LOCK_NAME).unlink()
                 self.folder.rmdir()
+        except OSError as error:
+            # Another process may have made its lock there in this moment.
+            if error.errno != errno.ENOTEMPTY:
+                raise
         finally:
             self._lock.release()
 
     # ------------------------------------------------------------ opening
 
-    def _foreign(self) -> list[str]:
-        """Names in the folder that are not this module's."""
-        names = sorted(path.name for path in self.folder.iterdir())
-        return [
-            name
-            for name in names
-            if name not in (LOCK_NAME, _RUN_NAME) and not name.endswith(_TEMPORARY) and not _CHUNK_NAME.fullmatch(name)
-        ]
-
     def _check_names(self) -> None:
-        foreign = self._foreign()
+        names = sorted(path.name for path in self.folder.iterdir())
+        foreign = [name for name in names if not _OWN_NAME.fullmatch(name)]
         if foreign:
             raise FileExistsError(
                 f"{self.folder} holds {foreign[0]}, which is not from this command: move the folder away, or choose "
@@ -149,17 +145,21 @@ class Store:
 
     def _read_run(self) -> dict[str, Any] | None:
         path = self.folder / _RUN_NAME
-        if not path.exists():
+        has_chunks = any(self._chunk_paths())
+        if not path.exists() and not has_chunks:
             return None
         try:
             run = json.loads(path.read_text(encoding="utf-8"))
             if {"state", "replace", "settings"} <= run.keys():
                 # Killed before its first chunk there is nothing to go on with, but for the leave to replace.
-                is_empty = run["state"] == "encoding" and not any(self._chunk_paths())
+                is_empty = run["state"] == "encoding" and not has_chunks
                 return None if is_empty and not run["replace"] else dict(run)
-        except (ValueError, AttributeError):
-            pass
-        raise ValueError(f"{path} cannot be read: remove {self.folder} and run again")
+            trouble = "holds something else"
+        except (OSError, ValueError, AttributeError) as error:
+            trouble = str(error)
+        if self._mode == "overwrite":
+            return None
+        raise ValueError(f"{path} cannot be read ({trouble}), so there is no going on: start afresh with --overwrite")
 
     def _check_mode(self) -> None:
         there = [path for path in self._destination.paths if path.exists()]
@@ -221,8 +221,7 @@ class Store:
         if self._goes_on and self._run is not None:
             self.check({**dict.fromkeys(self._run["settings"]), **settings})
             return
-        if self._run is not None:
-            self._remove_content()
+        self._remove_content()
         self._run = {"state": "encoding", "replace": self._mode == "overwrite", "settings": dict(settings)}
         self._write_run()
         self._begun = True
@@ -349,7 +348,8 @@ class Store:
 
 
 def _shown(value: Any) -> str:
-    return "not given" if value is None else json.dumps(value, ensure_ascii=False)
+    shown = "not given" if value is None else json.dumps(value, ensure_ascii=False)
+    return shown if len(shown) <= 40 else f"{shown[:37]}..."
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grace_st.bulk import DEFAULT_CHUNK_SIZE
 from grace_st.bulk.formats import (
     INPUT_FORMATS,
     OUTPUT_FORMATS,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 BUNDLED = "grace-nano"
 STANDARD_STREAM = "-"
-CHUNK_SIZE = 4096
 
 _SAMPLING = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
@@ -57,7 +57,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--chunk-size",
         metavar="N",
         type=_positive,
-        default=CHUNK_SIZE,
+        default=DEFAULT_CHUNK_SIZE,
         help="texts encoded, and kept, at once: more is faster, and more is lost by an interruption "
         "(default: %(default)s)",
     )

@@ -28,14 +28,14 @@ def show(console: Console, output: str, outcome: Outcome) -> None:
         "rows": f"{totals.rows}{resumed}",
         "vectors": f"{totals.dimension} dimensions, float32",
         "rationales": f"{totals.tokens / totals.rows:.1f} tokens on average, {_share(outcome)} ended by the model",
-        "truncated": f"{totals.truncated} texts were longer than the prompt has room for",
-        "left out": f"{outcome.bad_rows} bad rows",
+        "truncated": f"{totals.truncated} of the texts, which are longer than the prompt has room for",
+        "bad rows": f"{outcome.bad_rows}, left out",
         "time": f"{outcome.seconds:.1f} s",
     }
     if not totals.truncated:
         del rows["truncated"]
     if not outcome.bad_rows:
-        del rows["left out"]
+        del rows["bad rows"]
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")

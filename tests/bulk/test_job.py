@@ -232,10 +232,13 @@ def test_what_is_there_is_not_replaced_unasked(tmp_path: Path) -> None:
         encode_to_file(_job(source), destination)
     assert len(list(destination.partial.glob("chunk-*"))) == 2
     encode_to_file(_job(source), destination, "overwrite")
-    for mode, path in (("new", destination.paths[1]), ("new", destination.paths[0])):
-        with pytest.raises(FileExistsError, match=f"{path.name if path.suffix == '.x' else 'exists'}"):
+    rows, vectors = destination.paths
+    with pytest.raises(FileExistsError, match=r"exists.*--overwrite"):
+        encode_to_file(_job(source), destination)
+    vectors.unlink()
+    for mode in ("new", "resume"):  # the rows alone are no complete output, but are not replaced either
+        with pytest.raises(FileExistsError, match=f"{rows.name} exists.*--overwrite"):
             encode_to_file(_job(source), destination, mode)  # type: ignore[arg-type]
-        destination.paths[1].unlink(missing_ok=True)
     assert not destination.partial.exists()
 
 
@@ -356,11 +359,25 @@ def test_two_processes_do_not_write_one_output(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     source, destination = _write(tmp_path / "in.jsonl", TEXTS), _output(tmp_path, "npy")
     destination.partial.mkdir()
-    (destination.partial / "thesis.txt").write_text("precious")
+    (destination.partial / "thesis.tmp").write_text("precious")
     for mode in ("new", "resume", "overwrite"):
-        with pytest.raises(FileExistsError, match=r"thesis\.txt"):
+        with pytest.raises(FileExistsError, match=r"thesis\.tmp"):
             encode_to_file(_job(source), destination, mode)  # type: ignore[arg-type]
-    assert (destination.partial / "thesis.txt").read_text() == "precious"
+    assert [path.read_text() for path in destination.partial.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"state": "encoding"}', "\xff"])
+def test_chunks_without_their_settings_are_not_used(content: str | None, tmp_path: Path) -> None:
+    source, destination = _write(tmp_path / "in.jsonl", TEXTS), _output(tmp_path, "npy")
+    _stop(lambda encoder: _job(source, encoder, settings={"--seed": 1}), destination)
+    run = destination.partial / "run.json"
+    run.unlink() if content is None else run.write_text(content, encoding="latin-1")
+    for mode in ("new", "resume"):
+        with pytest.raises(ValueError, match=r"run\.json cannot be read .*--overwrite"):
+            encode_to_file(_job(source, settings={"--seed": 2}), destination, mode)  # type: ignore[arg-type]
+    encoder = FakeEncoder()
+    encode_to_file(_job(source, encoder, settings={"--seed": 2}), destination, "overwrite")
+    assert encoder.batches == [3, 3, 2]
 
 
 def test_an_output_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:

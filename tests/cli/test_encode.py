@@ -21,8 +21,8 @@ import pyarrow.parquet
 import pytest
 
 import grace_st
+from grace_st.bulk import DEFAULT_CHUNK_SIZE
 from grace_st.cli import main
-from grace_st.cli.encode import CHUNK_SIZE
 from tests.tiny import TEXTS
 
 PROGRAM = Path(sys.executable).with_name("grace-st")
@@ -202,7 +202,7 @@ def test_options_reach_the_model(encode: Encode, model: grace_st.GraceModel, fol
     half = grace_st.load(folder, device="cpu", model_kwargs={"dtype": "bfloat16"})
     check("--dtype bfloat16", half.encode_with_rationales(TEXTS))
     encode("in.jsonl", "out.npy", "--overwrite", "--normalize")
-    expected = model.encode(TEXTS, normalize_embeddings=True, batch_size=CHUNK_SIZE)
+    expected = model.encode(TEXTS, normalize_embeddings=True, batch_size=DEFAULT_CHUNK_SIZE)
     np.testing.assert_allclose(np.load("out.npy"), expected, atol=1e-6)
 
 
@@ -240,7 +240,7 @@ def test_the_summary_as_json(encode: Encode, model: grace_st.GraceModel, tmp_pat
 def test_the_summary_for_people(encode: Encode, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(_jsonl(["a", "word " * 300]) + "{}\n")
     shown = encode("in.jsonl", "out.npy", *SKIP)
-    for part in ("out.npy and out.rows.jsonl", "32 dimensions", "1 texts were longer", "1 bad rows", "on average"):
+    for part in ("out.npy and out.rows.jsonl", "32 dimensions", "1 of the texts", "1, left out", "on average"):
         assert part in shown
     assert "\x1b" not in shown
     assert encode("in.jsonl", "out.npy", "--overwrite", "--quiet", *SKIP) == ""
