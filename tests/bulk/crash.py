@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -64,6 +65,7 @@ def kill_everywhere(folder: Path, format_: OutputFormat, mode: Mode) -> int:
 
         def killed_run(work: Path = work, number: int = number) -> None:
             left = number
+            sync = os.fsync
 
             def hook(event: str, arguments: tuple[Any, ...]) -> None:
                 nonlocal left
@@ -72,6 +74,16 @@ def kill_everywhere(folder: Path, format_: OutputFormat, mode: Mode) -> int:
                         os.kill(os.getpid(), signal.SIGKILL)
                     left -= 1
 
+            def lossy_sync(descriptor: int) -> None:
+                nonlocal left
+                if left == 0 and not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                    os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)  # what a halted machine may lose
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left -= 1
+                sync(descriptor)
+
+            os.fsync = lossy_sync
             sys.addaudithook(hook)
             _encode(input_, work / "out", format_, mode, 3)
 
@@ -81,9 +93,10 @@ def kill_everywhere(folder: Path, format_: OutputFormat, mode: Mode) -> int:
             return number
         assert os.WIFSIGNALED(status), status
         if (work / "out").exists():
-            assert (work / "out").read_bytes() in (expected["out"], b"old"), "half-written"
-            if format_ == "npy" and (work / "out").read_bytes() == expected["out"]:
-                assert (work / "out.rows.jsonl").read_bytes() == expected["out.rows.jsonl"], "npy before its rows"
+            found = _files(work)
+            assert found["out"] in (expected["out"], b"old"), "half-written"
+            if format_ == "npy":
+                assert found in (old, expected), "vectors and rows of different runs"
         begun = (work / "out.partial" / "run.json").exists() or _files(work) != old
         again: Mode = "resume" if begun else mode
         assert _in_child(lambda w=work, m=again: _encode(input_, w / "out", format_, m, 3)) == 0, number
