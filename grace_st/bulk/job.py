@@ -125,7 +125,9 @@ def encode_to_stream(job: Job, stream: IO[bytes], *, rationales: bool = True) ->
     try:
         with _bar(job, expected, 0) as bar:
             for batch in chunked(rows, job.chunk_size):
-                encoder = encoder or job.loader.load()
+                if encoder is None:
+                    encoder = job.loader.load()
+                    bar.unpause()
                 chunk, counts = joined(batch, encoder.encode([row.text for row in batch]), rationales=rationales)
                 stream.writelines(writers.json_lines(chunk))
                 stream.flush()
@@ -225,7 +227,10 @@ class _FileRun:
                     self._compare(index, batch)
                     continue
                 if encoder is None:
+                    bar.set_description("Loading the model")
                     encoder = self._load(None if expected is None else expected - resumed)
+                    bar.unpause()  # loading is not part of the rate
+                    bar.set_description("Rows")
                 encoded = encoder.encode([row.text for row in batch])
                 chunk, totals = joined(batch, encoded, rationales=self._destination.rationales)
                 store.write(index, chunk, totals, digest_of(batch))
