@@ -78,8 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _dispatch(words)
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{PROGRAM}: interrupted\n")
+    except KeyboardInterrupt as interruption:
+        # A command may have noted what is kept and how to go on.
+        sys.stderr.write(" ".join([f"{PROGRAM}: interrupted", *_notes(interruption)]) + "\n")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone (`grace-st demo | head`). Python flushes stdout once more at exit.
@@ -138,7 +139,13 @@ def _misuse(message: str) -> int:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    said = " ".join(str(error).split()) or type(error).__name__
+    return " ".join([said, *_notes(error)])
+
+
+def _notes(error: BaseException) -> list[str]:
+    notes: list[str] = getattr(error, "__notes__", [])
+    return [" ".join(note.split()) for note in notes]
 
 
 def _summary(load: Callable[[], Command]) -> str:

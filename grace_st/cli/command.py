@@ -13,6 +13,7 @@ ENTRY_POINT_GROUP = "grace_st.commands"
 
 BUILT_IN: Mapping[str, str] = {
     "demo": "grace_st.cli.demo:COMMAND",
+    "encode": "grace_st.cli.encode:COMMAND",
     "convert": "grace_st.cli.convert:COMMAND",
 }
 

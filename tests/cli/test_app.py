@@ -16,7 +16,7 @@ import pytest
 
 from grace_st.cli import Command, app, command, main
 
-BUILT_IN = ("demo", "convert")
+BUILT_IN = ("demo", "encode", "convert")
 
 
 def _command(run: Callable[[argparse.Namespace], int]) -> Command:
@@ -180,7 +180,8 @@ def test_another_package_cannot_replace_a_built_in_command(monkeypatch: pytest.M
 
 def test_help_does_not_import_torch() -> None:
     code = (
-        "import sys; from grace_st.cli import main; code = main(['--help']); main(['convert', '--help']);"
+        "import sys; from grace_st.cli import main; code = main(['--help']);"
+        "main(['convert', '--help']); main(['encode', '--help']);"
         "heavy = {'torch', 'transformers', 'sentence_transformers'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )

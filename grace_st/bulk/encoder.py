@@ -1,0 +1,136 @@
+"""The encoder: a model folder as a function from texts to vectors and rationales.
+
+Imports torch only with a model, so that what is around it can be used without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from grace_st.bulk.chunks import EncodedTexts
+
+if TYPE_CHECKING:
+    from grace_st.model import GraceModel
+
+_READ_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".py")
+
+
+class Encoder(Protocol):
+    """Texts to vectors and rationales."""
+
+    @property
+    def dimension(self) -> int:
+        """``d`` of the vectors."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the vectors depend on and is known only now."""
+        ...
+
+    def encode(self, texts: list[str]) -> EncodedTexts:
+        """Encode some texts."""
+        ...
+
+
+class EncoderLoader(Protocol):
+    """An encoder that is loaded when the first text needs it."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """What the vectors depend on, as far as it is known before loading. May read files."""
+        ...
+
+    def load(self) -> Encoder:
+        """The encoder."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEncoder:
+    """A loaded model with the options of each call.
+
+    Attributes:
+        model: The model.
+        prompt: Instruction that goes before each text.
+        prompt_name: Name of one of the model's prompts.
+        normalize: Scale the vectors to length 1.
+        sampling: Per-call options, see `grace_st.encode_with_rationales`.
+    """
+
+    model: GraceModel
+    prompt: str | None = None
+    prompt_name: str | None = None
+    normalize: bool = False
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dimension(self) -> int:
+        """``d`` of the vectors."""
+        return int(self.model.get_embedding_dimension() or 0)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The kind of device: the last digits of a vector depend on it."""
+        return {"device": self.model.device.type}
+
+    def encode(self, texts: list[str]) -> EncodedTexts:
+        """Encode some texts.
+
+        Raises:
+            ValueError: An option is refused.
+            NonFiniteVectorError: A vector is not finite.
+        """
+        encodings = self.model.encode_with_rationales(
+            texts, prompt=self.prompt, prompt_name=self.prompt_name, **self.sampling
+        )
+        vectors = np.stack([encoding.embedding for encoding in encodings]).astype(np.float32, copy=False)
+        if self.normalize:
+            # As torch.nn.functional.normalize, which sentence-transformers uses.
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return EncodedTexts(
+            vectors=vectors,
+            rationales=[encoding.rationale for encoding in encodings],
+            rationale_ids=[encoding.rationale_ids for encoding in encodings],
+            finished=[encoding.finished for encoding in encodings],
+            truncated=self._count_truncated(texts),
+        )
+
+    def _count_truncated(self, texts: list[str]) -> int:
+        from grace_st.encoding import grace_module
+
+        # Tokenises a second time, which is little beside the generation.
+        instruction = self.prompt
+        name = self.prompt_name if self.prompt_name is not None else self.model.default_prompt_name
+        if instruction is None and name is not None:
+            instruction = self.model.prompts[name]
+        return sum(tokens.truncated for tokens in grace_module(self.model).prompts_of(texts, instruction))
+
+
+def model_files(folder: Path) -> dict[str, str]:
+    """Hashes of the files of a model folder that its vectors depend on.
+
+    By content, weights included: all checkpoints of a training run have the same size, and a copy keeps or loses its
+    time at will. Reading gigabytes takes seconds, which loading then saves, since they are in memory.
+
+    Args:
+        folder: The folder of the model and of modules that follow it (``modules.json``).
+
+    Returns:
+        SHA-256, by the file's path in the folder.
+    """
+    files = [path for path in folder.iterdir() if path.suffix in _READ_SUFFIXES and path.is_file()]
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    for name in {module["path"] for module in modules if module["path"]}:
+        files += [path for path in (folder / name).rglob("*") if path.is_file()]
+    hashes = {}
+    for path in sorted(files):
+        with path.open("rb") as stream:
+            hashes[path.relative_to(folder).as_posix()] = "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashes

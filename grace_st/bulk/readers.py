@@ -1,0 +1,235 @@
+"""Readers: the rows of a file or a stream, one at a time, bad ones marked and not raised.
+
+A blank line of plain text is an empty text. Blank lines of JSONL and CSV hold no row and are passed over.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from grace_st.bulk.formats import COMPRESSED, InputFormat, import_parquet
+from grace_st.bulk.rows import BadRow, InputError, Row, kind_of, listed, parse_json, row_of
+
+MAX_CSV_FIELD = 64 * 1024 * 1024
+"""Longest field of a CSV file in characters. A quote that is never closed must not take the whole file in."""
+
+_PARQUET_BATCH = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An input.
+
+    Attributes:
+        path: The file; None is standard input.
+        format: How it is read.
+        field: Where the text is; plain text has no fields.
+        id_field: Where the id is; the running row number from 0 if None.
+    """
+
+    path: Path | None
+    format: InputFormat
+    field: str = "text"
+    id_field: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name for messages."""
+        return "standard input" if self.path is None else str(self.path)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it can be read only once: standard input, a pipe."""
+        return self.path is None or (self.path.exists() and not self.path.is_file())
+
+    def check(self) -> None:
+        """Refuse what can be refused before anything is read.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            IsADirectoryError: It is a folder.
+            ValueError: The format cannot be read from there, or pyarrow is missing.
+        """
+        if self.path is not None and not self.path.exists():
+            raise FileNotFoundError(f"there is no file {self.path}")
+        if self.path is not None and self.path.is_dir():
+            raise IsADirectoryError(f"{self.path} is a folder: name a file")
+        if self.format == "text" and self.id_field is not None:
+            raise ValueError("plain text has no fields, so --id-field has no meaning: leave it out")
+        if self.format == "parquet":
+            import_parquet()
+            if self.is_stream:
+                raise ValueError(f"Parquet cannot be read from {self.name}, which is a stream: name a file")
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """The rows, each read when it is asked for.
+
+        Raises:
+            InputError: The file as a whole is not what its format says.
+            OSError: It cannot be read.
+        """
+        if self.format == "parquet":
+            yield from self._parquet_rows()
+            return
+        with self._open() as stream:
+            lines = _Lines(stream)
+            if self.format == "text":
+                yield from _text_rows(lines)
+            elif self.format == "jsonl":
+                yield from self._json_rows(lines)
+            else:
+                yield from self._csv_rows(lines, delimiter="," if self.format == "csv" else "\t")
+
+    @contextmanager
+    def _open(self) -> Iterator[IO[bytes]]:
+        if self.path is None:
+            yield sys.stdin.buffer
+            return
+        compressed = self.path.suffix.lower() == COMPRESSED
+        try:
+            with gzip.open(self.path) if compressed else self.path.open("rb") as stream:
+                yield stream  # type: ignore[misc]
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InputError(f"{self.path} is no complete gzip file ({error}): make it anew") from error
+
+    def _json_rows(self, lines: _Lines) -> Iterator[Row | BadRow]:
+        number = 0
+        for line in lines:
+            if not line.strip():
+                continue
+            yield self._json_row(lines, line, number)
+            number += 1
+
+    def _json_row(self, lines: _Lines, line: str, number: int) -> Row | BadRow:
+        place = f"row {number} (line {lines.number})"
+        problem = lines.take_problem()
+        if problem is not None:
+            return BadRow(place, problem)
+        try:
+            record = parse_json(line)
+        except ValueError as error:
+            return BadRow(place, f"not valid JSON: {error}")
+        if not isinstance(record, dict):
+            what = "a string" if isinstance(record, str) else kind_of(record)
+            return BadRow(place, f"must be a JSON object with the field {self.field!r}, got {what}")
+        row = row_of(record, number, self.field, self.id_field)
+        return BadRow(place, row) if isinstance(row, str) else row
+
+    def _csv_rows(self, lines: _Lines, delimiter: str) -> Iterator[Row | BadRow]:
+        csv.field_size_limit(max(csv.field_size_limit(), MAX_CSV_FIELD))
+        records = csv.reader(lines, delimiter=delimiter, strict=True)
+        header = self._csv_header(records, lines)
+        number, last_line = 0, lines.number
+        while True:
+            try:
+                values, problem = next(records), None
+            except StopIteration:
+                return
+            except csv.Error as error:
+                values, problem = [], f"not valid {self.format.upper()}: {error}"
+            problem = lines.take_problem() or problem
+            place = f"row {number} (line {last_line + 1})"
+            last_line = lines.number
+            if problem is None and not values:
+                continue
+            if problem is None and len(values) != len(header):
+                problem = f"has {len(values)} values, and the header has {len(header)}"
+            if problem is None:
+                row = row_of(dict(zip(header, values, strict=True)), number, self.field, self.id_field)
+                yield BadRow(place, row) if isinstance(row, str) else row
+            else:
+                yield BadRow(place, problem)
+            number += 1
+
+    def _csv_header(self, records: Iterator[list[str]], lines: _Lines) -> list[str]:
+        try:
+            header = next((values for values in records if values), [])
+            problem = lines.take_problem()
+        except csv.Error as error:
+            problem = f"the header is not valid {self.format.upper()}: {error}"
+        if problem is not None:
+            raise InputError(f"{self.name}: line {lines.number}: {problem}")
+        if header:
+            self._check_columns(header)
+        return header
+
+    def _check_columns(self, columns: list[str]) -> None:
+        for name, option in ((self.field, "--field"), (self.id_field, "--id-field")):
+            if name is not None and columns.count(name) != 1:
+                trouble = "no column" if name not in columns else "more than one column"
+                raise InputError(f"{self.name} has {trouble} {name!r} ({listed(columns)}): name one with {option}")
+
+    def _parquet_rows(self) -> Iterator[Row | BadRow]:
+        pyarrow, parquet = import_parquet()
+        try:
+            with parquet.ParquetFile(self.path, pre_buffer=False) as file:
+                self._check_columns(file.schema_arrow.names)
+                wanted = [self.field] if self.id_field in (None, self.field) else [self.field, self.id_field]
+                number = 0
+                for batch in file.iter_batches(_PARQUET_BATCH, columns=wanted):
+                    for index in range(batch.num_rows):
+                        yield self._parquet_row(batch, index, number)
+                        number += 1
+        except (pyarrow.ArrowException, OSError) as error:
+            raise InputError(f"{self.name} is no readable Parquet file ({error}): make it anew") from error
+
+    def _parquet_row(self, batch: Any, index: int, number: int) -> Row | BadRow:
+        place = f"row {number}"
+        try:
+            record = {name: batch.column(name)[index].as_py() for name in batch.schema.names}
+        except UnicodeDecodeError as error:
+            return BadRow(place, f"not valid UTF-8: {error.reason}")
+        row = row_of(record, number, self.field, self.id_field)
+        return BadRow(place, row) if isinstance(row, str) else row
+
+
+class _Lines:
+    """The lines of a binary stream as text, with their ends.
+
+    Only a line feed ends a line: texts may hold the other separators that Unicode knows. A line that is not UTF-8 is
+    given with replacements, and `take_problem` tells.
+    """
+
+    def __init__(self, stream: Iterable[bytes]) -> None:
+        self.number = 0
+        self._stream = iter(stream)
+        self._problem: str | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._stream)
+        self.number += 1
+        if self.number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        try:
+            return line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            self._problem = self._problem or (
+                f"line {self.number} is not valid UTF-8 (byte 0x{line[error.start]:02x} at place {error.start + 1})"
+            )
+            return line.decode("utf-8", "replace")
+
+    def take_problem(self) -> str | None:
+        """What was wrong with the lines since the last call."""
+        problem, self._problem = self._problem, None
+        return problem
+
+
+def _text_rows(lines: _Lines) -> Iterator[Row | BadRow]:
+    for number, line in enumerate(lines):
+        problem = lines.take_problem()
+        if problem is not None:
+            yield BadRow(f"row {number}", problem)
+        else:
+            yield Row(number, line.removesuffix("\n").removesuffix("\r"))
