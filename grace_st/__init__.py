@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from grace_st.conversion import Conversion, convert
     from grace_st.encoding import Encoding, encode_with_rationales
     from grace_st.engines.base import NonFiniteVectorError
-    from grace_st.model import GraceModel, load, nano_path
+    from grace_st.model import GraceModel, load
     from grace_st.module import GenerateThenPool
+    from grace_st.paths import nano_path
 
 __version__ = "0.1.0"
 
@@ -31,7 +32,7 @@ _HOMES = {
     "convert": "grace_st.conversion",
     "encode_with_rationales": "grace_st.encoding",
     "load": "grace_st.model",
-    "nano_path": "grace_st.model",
+    "nano_path": "grace_st.paths",
 }
 
 __all__ = [

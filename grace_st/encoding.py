@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from grace_st.engines.base import Rollout
+from grace_st.engines.base import Progress, Rollout
 from grace_st.module import GenerateThenPool
 from grace_st.truncation import one_truncation_warning
 
@@ -48,6 +48,7 @@ def encode_with_rationales(
     prompt: str | None = None,
     prompt_name: str | None = None,
     show_progress_bar: bool = False,
+    progress: Progress | None = None,
     **options: Any,
 ) -> list[Encoding]:
     """Encode texts and keep their rationales.
@@ -64,6 +65,7 @@ def encode_with_rationales(
         prompt: Instruction that goes before each text.
         prompt_name: Name of one of ``model.prompts``, used when ``prompt`` is None.
         show_progress_bar: Show how many texts are finished.
+        progress: Called with the number of texts that have just been finished.
         options: Per-call options: ``max_new_tokens``, ``do_sample``, ``temperature``, ``top_p``, ``top_k``,
             ``repetition_penalty``, ``seed``. With ``rationales`` none of them applies.
 
@@ -90,6 +92,12 @@ def encode_with_rationales(
     model.eval()
     encodings: dict[int, Encoding] = {}
     order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
+
+    def advance(count: int) -> None:
+        bar.update(count)
+        if progress is not None:
+            progress(count)
+
     with (
         one_truncation_warning(),
         tqdm(total=len(texts), desc="Texts", unit="text", disable=not show_progress_bar) as bar,
@@ -101,7 +109,7 @@ def encode_with_rationales(
                 prompts,
                 sampling,
                 rationales=None if given is None else [given[index] for index in window],
-                progress=lambda count: _advance(bar, count),
+                progress=advance,
             )
             vectors = _through_later_modules(model, rollouts)
             for index, tokens, rollout, vector in zip(window, prompts, rollouts, vectors, strict=True):
@@ -168,10 +176,6 @@ def _instruction(model: SentenceTransformer, prompt: str | None, prompt_name: st
     if name not in model.prompts:
         raise ValueError(f"prompt_name {name!r} is not one of the model's prompts: {', '.join(model.prompts)}")
     return model.prompts[name]
-
-
-def _advance(bar: Any, count: int) -> None:
-    bar.update(count)
 
 
 def _through_later_modules(model: SentenceTransformer, rollouts: Sequence[Rollout]) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from sentence_transformers.util import load_file_path
 
 from grace_st.config import CONFIG_NAME
 from grace_st.encoding import WINDOW, Encoding, encode_with_rationales
+from grace_st.engines.base import Progress
 from grace_st.module import SHIM_TYPE, GenerateThenPool
 from grace_st.paths import local_or_hub
 from grace_st.truncation import one_truncation_warning
@@ -41,6 +41,7 @@ class GraceModel(SentenceTransformer):
         prompt: str | None = None,
         prompt_name: str | None = None,
         show_progress_bar: bool = False,
+        progress: Progress | None = None,
         **options: Any,
     ) -> list[Encoding]:
         """See `grace_st.encode_with_rationales`."""
@@ -51,6 +52,7 @@ class GraceModel(SentenceTransformer):
             prompt=prompt,
             prompt_name=prompt_name,
             show_progress_bar=show_progress_bar,
+            progress=progress,
             **options,
         )
 
@@ -161,8 +163,3 @@ def load(
         model_kwargs={**(model_kwargs or {}), "engine": engine, "engine_kwargs": engine_kwargs},
         config_kwargs=dict(config),
     )
-
-
-def nano_path() -> Path:
-    """The folder of grace-nano, the bundled demonstration model."""
-    return Path(str(resources.files("grace_st"))) / "nano"

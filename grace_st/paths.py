@@ -7,9 +7,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 
 from grace_st.config import CONFIG_NAME
+
+
+def nano_path() -> Path:
+    """The folder of grace-nano, the bundled demonstration model."""
+    return Path(str(resources.files("grace_st"))) / "nano"
 
 
 def local_or_hub(name: str | os.PathLike[str]) -> str:

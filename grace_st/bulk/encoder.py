@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -35,8 +35,8 @@ class Encoder(Protocol):
         """What the vectors depend on and is known only now."""
         ...
 
-    def encode(self, texts: list[str]) -> EncodedTexts:
-        """Encode some texts."""
+    def encode(self, texts: list[str], progress: Callable[[int], None]) -> EncodedTexts:
+        """Encode some texts, calling ``progress`` with the number of those that have just been finished."""
         ...
 
 
@@ -80,16 +80,19 @@ class ModelEncoder:
         """The kind of device: the last digits of a vector depend on it."""
         return {"device": self.model.device.type}
 
-    def encode(self, texts: list[str]) -> EncodedTexts:
+    def encode(self, texts: list[str], progress: Callable[[int], None]) -> EncodedTexts:
         """Encode some texts.
 
         Raises:
             ValueError: An option is refused.
             NonFiniteVectorError: A vector is not finite.
         """
-        encodings = self.model.encode_with_rationales(
-            texts, prompt=self.prompt, prompt_name=self.prompt_name, **self.sampling
-        )
+        from grace_st.truncation import counting_truncation
+
+        with counting_truncation():  # the summary tells, so no warning for every chunk
+            encodings = self.model.encode_with_rationales(
+                texts, prompt=self.prompt, prompt_name=self.prompt_name, progress=progress, **self.sampling
+            )
         vectors = np.stack([encoding.embedding for encoding in encodings]).astype(np.float32, copy=False)
         if self.normalize:
             # As torch.nn.functional.normalize, which sentence-transformers uses.
@@ -99,18 +102,8 @@ class ModelEncoder:
             rationales=[encoding.rationale for encoding in encodings],
             rationale_ids=[encoding.rationale_ids for encoding in encodings],
             finished=[encoding.finished for encoding in encodings],
-            truncated=self._count_truncated(texts),
+            truncated=sum(encoding.truncated for encoding in encodings),
         )
-
-    def _count_truncated(self, texts: list[str]) -> int:
-        from grace_st.encoding import grace_module
-
-        # Tokenises a second time, which is little beside the generation.
-        instruction = self.prompt
-        name = self.prompt_name if self.prompt_name is not None else self.model.default_prompt_name
-        if instruction is None and name is not None:
-            instruction = self.model.prompts[name]
-        return sum(tokens.truncated for tokens in grace_module(self.model).prompts_of(texts, instruction))
 
 
 def model_files(folder: Path) -> dict[str, str]:

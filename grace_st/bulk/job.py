@@ -128,11 +128,12 @@ def encode_to_stream(job: Job, stream: IO[bytes], *, rationales: bool = True) ->
                 if encoder is None:
                     encoder = job.loader.load()
                     bar.unpause()
-                chunk, counts = joined(batch, encoder.encode([row.text for row in batch]), rationales=rationales)
+                chunk, counts = joined(
+                    batch, encoder.encode([row.text for row in batch], bar.update), rationales=rationales
+                )
                 stream.writelines(writers.json_lines(chunk))
                 stream.flush()
                 totals.add(counts)
-                bar.update(counts.rows)
     except BaseException as error:
         if totals.rows:
             error.add_note(f"({totals.rows} rows were written)")
@@ -231,10 +232,9 @@ class _FileRun:
                     encoder = self._load(None if expected is None else expected - resumed)
                     bar.unpause()  # loading is not part of the rate
                     bar.set_description("Rows")
-                encoded = encoder.encode([row.text for row in batch])
+                encoded = encoder.encode([row.text for row in batch], bar.update)
                 chunk, totals = joined(batch, encoded, rationales=self._destination.rationales)
                 store.write(index, chunk, totals, digest_of(batch))
-                bar.update(totals.rows)
         store.check_count(count, job.source.name)
         return rows.bad.count
 

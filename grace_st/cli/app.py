@@ -119,6 +119,12 @@ def _run(name: str, load: Callable[[], Command], words: list[str]) -> int:
         if debug:
             traceback.print_exc()
         return _misuse(_one_line(error))
+    except ArithmeticError as error:
+        # Weights that give no finite vectors: nobody's misuse, and the message says what to do.
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(f"{PROGRAM}: error: {_one_line(error)}\n")
+        return EXIT_UNEXPECTED
     except Exception as error:
         # The outermost boundary: whatever it is, the user gets a line and an exit code.
         if debug:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,8 @@ class Loaded:
         self.dimension = DIMENSION
         self.settings = {"device": fake.device}
 
-    def encode(self, texts: list[str]) -> EncodedTexts:
+    def encode(self, texts: list[str], progress: Callable[[int], None]) -> EncodedTexts:
+        progress(len(texts))
         if self._fake.fail_at == len(self._fake.batches):
             raise self._fake.error
         self._fake.batches.append(len(texts))

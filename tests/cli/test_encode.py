@@ -430,7 +430,7 @@ import itertools, sys, time
 from grace_st.bulk.encoder import ModelEncoder
 from grace_st.cli import main
 encode, calls = ModelEncoder.encode, itertools.count()
-ModelEncoder.encode = lambda self, texts: time.sleep(1000) if next(calls) == 2 else encode(self, texts)
+ModelEncoder.encode = lambda *call: time.sleep(1000) if next(calls) == 2 else encode(*call)
 sys.exit(main())
 """
     program = [sys.executable, "-c", code, "encode", *words, "--model", str(folder), "--device", "cpu"]
