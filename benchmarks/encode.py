@@ -13,24 +13,26 @@ way of running the model differs:
     continuous   Hugging Face continuous batching, generation only: no vectors come out of it
 
 Each round runs every variant once, in an order that rotates, and ratios are taken within a round. Every variant returns
-the lengths of its rationales, which are checked. Peak memory is measured in a process of its own for each variant, and
-the share of time outside the model's forward calls in a run of its own.
+the lengths of its rationales, which are checked. Peak memory is what a variant takes beyond the model: of the process
+on Linux, sampled; of torch's allocator on CUDA.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import functools
+import gc
 import json
 import logging
 import os
 import platform
-import resource
 import statistics
-import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,83 +204,114 @@ VARIANTS: dict[str, Callable[[CountdownLM, Workload, int | None], list[int]]] = 
 # ---------------------------------------------------------------- measuring
 
 
-def timed(name: str, model: CountdownLM, work: Workload, slots: int | None) -> float:
-    """Seconds of one run of a variant, whose result is checked."""
-    started = time.perf_counter()
-    lengths = VARIANTS[name](model, work, slots)
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
+@dataclass
+class Measurement:
+    """One run of a variant."""
+
+    seconds: float
+    peak_bytes: int | None
+    forward_seconds: float | None = None
+
+
+def measured(name: str, model: CountdownLM, work: Workload, slots: int | None) -> Measurement:
+    """One run of a variant, whose result is checked."""
+    on_cuda = model.device.type == "cuda"
+    memory = _CudaMemory() if on_cuda else _ProcessMemory()
+    # Timing the model's calls needs a synchronisation around each on CUDA, so there it is a run of its own.
+    with memory, ForwardTimer(model) if name == "engine" and not on_cuda else nullcontext() as timer:
+        started = time.perf_counter()
+        lengths = VARIANTS[name](model, work, slots)
+        if on_cuda:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
     if lengths != work.lengths:
         raise RuntimeError(f"{name} gave rationales of other lengths than were forced")
-    return seconds
+    return Measurement(seconds, memory.peak, None if timer is None else timer.seconds)
 
 
-def share_outside_forward(model: CountdownLM, work: Workload, slots: int | None) -> float:
-    """Share of a run of the engine that is not spent in forward calls of the model."""
-    inside = 0.0
-    depth = 0
+class ForwardTimer:
+    """Time spent in forward calls of the model, outermost calls only: the whole model calls its decoder."""
 
-    def measured(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def __init__(self, model: CountdownLM) -> None:
+        self.seconds = 0.0
+        self._depth = 0
+        self._on_cuda = model.device.type == "cuda"
+        self._patches = [
+            mock.patch.object(module, "forward", self._timed(module.forward)) for module in (model, model.model)
+        ]
+
+    def __enter__(self) -> ForwardTimer:
+        for patch in self._patches:
+            patch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for patch in self._patches:
+            patch.stop()
+
+    def _timed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(forward)  # its signature is looked at
         def call(*args: Any, **options: Any) -> Any:
-            nonlocal inside, depth
-            depth += 1
-            started = _now(model)
+            started = self._now()
+            self._depth += 1
             try:
                 return forward(*args, **options)
             finally:
-                depth -= 1
-                if depth == 0:  # the whole model calls its decoder
-                    inside += _now(model) - started
+                self._depth -= 1
+                if self._depth == 0:
+                    self.seconds += self._now() - started
 
         return call
 
-    with (
-        mock.patch.object(model, "forward", measured(model.forward)),
-        mock.patch.object(model.model, "forward", measured(model.model.forward)),
-    ):
-        total = timed("engine", model, work, slots)
-    return 1 - inside / total
+    def _now(self) -> float:
+        if self._on_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
 
-def _now(model: CountdownLM) -> float:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+class _CudaMemory:
+    peak: int | None = None
 
-
-def peak_memory(name: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """Peak memory of a variant in a process of its own, in GB: all of it, and without what the weights take."""
-    words = [sys.executable, __file__, *arguments.words, "--peak-of", name]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def print_peak(name: str, arguments: argparse.Namespace) -> None:
-    """The child of `peak_memory`."""
-    model, work = prepare(arguments)
-    if arguments.device == "cuda":
-        before = torch.cuda.memory_allocated()
+    def __enter__(self) -> None:
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        timed(name, model, work, arguments.slots)
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        # Imports and a first forward are no part of it.
-        with torch.no_grad():
-            model(input_ids=torch.tensor([work.prompts[0]]), logits_to_keep=1)
-        before = _resident()
-        timed(name, model, work, arguments.slots)
-        peak = _resident()
-    sys.stdout.write("\n" + json.dumps({"peak_gb": round(peak / 1e9, 2), "beyond_model_gb": _gb(peak - before)}) + "\n")
+        self._before = torch.cuda.memory_allocated()
+
+    def __exit__(self, *_: object) -> None:
+        self.peak = torch.cuda.max_memory_allocated() - self._before
 
 
-def _gb(size: float) -> float:
-    return round(size / 1e9, 2)
+class _ProcessMemory:
+    """Samples what the process occupies beyond what it did before, on Linux; None elsewhere."""
+
+    peak: int | None = None
+
+    def __enter__(self) -> None:
+        if not _STATM.exists():
+            return
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        self._before = _resident()
+        self.peak = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def _sample(self) -> None:
+        while not self._done.wait(0.05):
+            self.peak = max(self.peak or 0, _resident() - self._before)
+
+    def __exit__(self, *_: object) -> None:
+        if self.peak is not None:
+            self._done.set()
+            self._thread.join()
+
+
+_STATM = Path("/proc/self/statm")
 
 
 def _resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -304,28 +337,26 @@ def machine(device: str) -> dict[str, Any]:
 # ---------------------------------------------------------------- the run
 
 
-def prepare(arguments: argparse.Namespace) -> tuple[CountdownLM, Workload]:
-    """Model and workload."""
-    model = make_model(arguments.shape, arguments.device, arguments.dtype)
-    work = make_workload(arguments.texts, arguments.mean, arguments.cap, model.config.vocab_size)
-    return model, work
-
-
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """All measurements."""
-    model, work = prepare(arguments)
+    model = make_model(arguments.shape, arguments.device, arguments.dtype)
+    work = make_workload(arguments.texts, arguments.mean, arguments.cap, model.config.vocab_size)
     names = list(VARIANTS) if arguments.variants is None else arguments.variants
     warm = Workload(work.prompts[:4], work.lengths[:4], work.cap)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
     for name in names:
-        timed(name, model, warm, arguments.slots)
+        measured(name, model, warm, arguments.slots)
+    runs: dict[str, list[Measurement]] = {name: [] for name in names}
     for number in range(arguments.rounds):
         for place in range(len(names)):
             name = names[(place + number) % len(names)]
-            seconds[name].append(timed(name, model, work, arguments.slots))
-            tell(f"round {number + 1}, {name}: {seconds[name][-1]:.1f} s")
-    result: dict[str, Any] = {
-        "command": " ".join(["python", "benchmarks/encode.py", *arguments.words]),
+            runs[name].append(measured(name, model, work, arguments.slots))
+            tell(f"round {number + 1}, {name}: {runs[name][-1].seconds:.1f} s")
+    seconds = {name: [one.seconds for one in runs[name]] for name in names}
+    slots = TorchEngine(model, eos_token_ids=[EOS], pad_token_id=PAD, slots=arguments.slots).slots_for(
+        max(map(len, work.prompts)) + work.cap + 1
+    )
+    return {
+        "command": " ".join(["python", "benchmarks/encode.py", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(arguments.device),
         "model": {
@@ -335,26 +366,35 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         },
         "workload": {
             "texts": len(work.prompts),
-            "mean_prompt_tokens": statistics.mean(map(len, work.prompts)),
+            "mean_prompt_tokens": round(statistics.mean(map(len, work.prompts)), 1),
             "shared_head_tokens": HEAD_TOKENS,
-            "mean_rationale_tokens": statistics.mean(work.lengths),
+            "mean_rationale_tokens": round(statistics.mean(work.lengths), 1),
             "cap": work.cap,
         },
-        "slots": arguments.slots
-        or TorchEngine(model, eos_token_ids=[EOS], pad_token_id=PAD).slots_for(
-            max(map(len, work.prompts)) + work.cap + 1
-        ),
+        "slots": slots,
         "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()},
         "texts_per_second": {name: spread([len(work.prompts) / value for value in seconds[name]]) for name in names},
         "ratios": ratios(seconds),
+        "share_outside_forward": share_outside_forward(model, work, arguments.slots, runs.get("engine", [])),
+        "peak_gb_beyond_model": {
+            name: None if runs[name][0].peak_bytes is None else round(max(one.peak_bytes or 0 for one in runs[name]) / 1e9, 2)
+            for name in names
+        },
     }
-    if "engine" in names:
-        result["share_outside_forward"] = round(share_outside_forward(model, work, arguments.slots), 4)
-        tell(f"outside the model's forward calls: {result['share_outside_forward']:.1%}")
-    del model
-    if not arguments.no_memory:
-        result["memory"] = {name: peak_memory(name, arguments) for name in names}
-    return result
+
+
+def share_outside_forward(
+    model: CountdownLM, work: Workload, slots: int | None, runs: Sequence[Measurement]
+) -> dict[str, float] | None:
+    """Share of the engine's time that is not spent in forward calls of the model."""
+    if not runs:
+        return None
+    if runs[0].forward_seconds is None:
+        with ForwardTimer(model) as timer:
+            again = measured("engine", model, work, slots)
+        again.forward_seconds = timer.seconds
+        runs = [again]
+    return spread([1 - (one.forward_seconds or 0.0) / one.seconds for one in runs])
 
 
 def ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
@@ -379,19 +419,15 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def table(result: dict[str, Any]) -> str:
     """The result in Markdown."""
-    lines = [
-        "| variant | texts/s | engine is faster by | peak memory, GB | of which beyond the model |",
-        "|---|---|---|---|---|",
-    ]
+    lines = ["| variant | texts/s | engine is faster by | peak memory beyond the model, GB |", "|---|---|---|---|"]
     for name, rate in result["texts_per_second"].items():
         ratio = result["ratios"].get(f"engine / {name}")
-        memory = result.get("memory", {}).get(name)
+        memory = result["peak_gb_beyond_model"][name]
         cells = [
             name,
             f"{rate['median']:.2f} ({rate['min']:.2f} to {rate['max']:.2f})",
             "" if ratio is None else f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})",
-            "" if memory is None else f"{memory['peak_gb']:.2f}",
-            "" if memory is None else f"{memory['beyond_model_gb']:.2f}",
+            "" if memory is None else f"{memory:.2f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -416,22 +452,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of torch (default: its own choice)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS)
-    parser.add_argument("--no-memory", action="store_true", help="leave the memory measurements out")
     parser.add_argument("--output", type=Path, help="where the JSON goes; the table goes to stdout")
-    parser.add_argument("--peak-of", choices=VARIANTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    arguments.words = [word for word in sys.argv[1:] if word != arguments.peak_of and word != "--peak-of"]
     transformers_logging.set_verbosity_error()
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    if arguments.peak_of:
-        print_peak(arguments.peak_of, arguments)
-        return
     result = run(arguments)
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(table(result) + "\n")
+    sys.stdout.write(f"\nengine: {result['slots']} slots; outside forward calls: {result['share_outside_forward']}\n")
 
 
 if __name__ == "__main__":

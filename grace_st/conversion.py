@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import torch
-from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
+from grace_st.card import GraceModelCardData
 from grace_st.config import DEFAULT_SYSTEM_PROMPT, GraceConfig, Pooling, PoolingSpan
 from grace_st.engines.base import NonFiniteVectorError, PromptTokens, Sampling
 from grace_st.engines.forward import CausalForward, context_length
+from grace_st.model import GraceModel
 from grace_st.module import SHIM_TYPE, GenerateThenPool, check_context, load_causal_lm
 from grace_st.paths import destination as destination_folder
 from grace_st.paths import local_or_hub, written_whole
@@ -147,11 +146,20 @@ def convert(
         context_length=context_length(model.config),
     )
     with written_whole(target) as partial:
-        write_folder(module, partial, name=target.name, source=Path(name).name if Path(name).is_dir() else name)
+        is_local = Path(name).is_dir()
+        write_folder(
+            module,
+            partial,
+            name=target.name,
+            source=Path(name).name if is_local else name,
+            base_model=None if is_local else name,
+        )
     return conversion
 
 
-def write_folder(module: GenerateThenPool, folder: Path, *, name: str, source: str) -> None:
+def write_folder(
+    module: GenerateThenPool, folder: Path, *, name: str, source: str, base_model: str | None = None
+) -> None:
     """Write a module as a model folder: weights, tokenizer, configurations, loader stub and README.
 
     Args:
@@ -159,26 +167,19 @@ def write_folder(module: GenerateThenPool, folder: Path, *, name: str, source: s
         folder: An existing folder.
         name: What the README calls the model.
         source: Which model it was made from, for the README.
+        base_model: Hub name of that model, for the README's metadata; None where it has none.
     """
-    device = str(module.model.device)
-    model = SentenceTransformer(modules=[module], device=device, similarity_fn_name="cosine")
-    model.save(str(folder), create_model_card=False)
+    card = GraceModelCardData(local_files_only=True, model_name=name, made_from=source)
+    card.base_model = base_model
+    model = GraceModel(
+        modules=[module], device=str(module.model.device), similarity_fn_name="cosine", model_card_data=card
+    )
+    model.save(str(folder))
     modules_path = folder / "modules.json"
     modules = json.loads(modules_path.read_text(encoding="utf-8"))
     # The stub beside the weights, not this package's path: where the package is missing, it says so clearly.
     modules[0]["type"] = SHIM_TYPE
     modules_path.write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
-    card = importlib.resources.files("grace_st").joinpath("templates", "README.md.template")
-    text = Template(card.read_text(encoding="utf-8")).substitute(
-        name=name,
-        source=source,
-        dimension=module.get_embedding_dimension(),
-        max_seq_length=module.config.max_seq_length,
-        max_new_tokens=module.config.max_new_tokens,
-        pooling=module.config.pooling,
-        pooling_span=module.config.pooling_span,
-    )
-    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def _model_config(name: str, hub: Mapping[str, Any]) -> PreTrainedConfig:

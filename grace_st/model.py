@@ -12,6 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import load_file_path
 
+from grace_st.card import GraceModelCardData
 from grace_st.config import CONFIG_NAME
 from grace_st.encoding import WINDOW, Encoding, encode_with_rationales
 from grace_st.engines.base import Progress
@@ -29,9 +30,12 @@ class GraceModel(SentenceTransformer):
     """A `SentenceTransformer` that writes a rationale before it embeds. Made by `load`.
 
     It differs from the stock class on the same folder in this: `encode_with_rationales` is a method, ``batch_size``
-    defaults to what suits the engine, ``encode([])`` has shape ``[0, d]``, inputs are checked before work starts, and
-    one warning counts all texts that were too long.
+    defaults to what suits the engine, ``encode([])`` has shape ``[0, d]``, inputs are checked before work starts, one
+    warning counts all texts that were too long, and a model card that has to be written anew says how the model is
+    loaded.
     """
+
+    model_card_data_class = GraceModelCardData
 
     def encode_with_rationales(
         self,
@@ -74,6 +78,22 @@ class GraceModel(SentenceTransformer):
     def encode_document(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As `SentenceTransformer.encode_document`: `encode` with the prompt named "document"."""
         return super().encode_document(inputs, *args, **_with_batch_size(args, kwargs))
+
+    # A card, and the text of a pull request on the hub, load the model with the stock class, as anyone can.
+
+    def _update_default_model_id(self, model_card: str) -> str:
+        name = self.model_card_data.model_id
+        placeholder = f'SentenceTransformer("{self._model_card_model_id_placeholder}"'
+        return model_card.replace(placeholder, f'SentenceTransformer("{name}"') if name else model_card
+
+    def _push_to_hub_usage_tip(self, repo_id: str) -> str:
+        return (
+            "## Testing this pull request\nYou can test it before merging, with the number of your pull request:\n"
+            "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
+            "pr_number = 2\n"
+            f'model = SentenceTransformer("{repo_id}", revision=f"refs/pr/{{pr_number}}", trust_remote_code=True)\n'
+            "```\nIt needs the package grace-st: `pip install grace-st`.\n"
+        )
 
 
 def _check_inputs(inputs: Any) -> None:

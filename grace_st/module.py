@@ -134,6 +134,17 @@ class GenerateThenPool(InputModule):
         """``d`` of the vectors."""
         return self.engine.embedding_dimension
 
+    def __repr__(self) -> str:
+        """One line for model cards and ``print(model)``: the causal LM's class and the settings."""
+        settings = {
+            "architecture": type(self.model).__name__,
+            "max_seq_length": self.max_seq_length,
+            "max_new_tokens": self.max_new_tokens,
+            "pooling": self._config.pooling,
+            "pooling_span": self._config.pooling_span,
+        }
+        return f"{type(self).__name__}({settings})"
+
     # ---------------------------------------------------------------- encode
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Tensor]:

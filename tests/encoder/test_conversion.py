@@ -70,7 +70,7 @@ def test_the_folder_is_complete(checkpoints: Checkpoints, tmp_path: Path) -> Non
     readme = (folder / "README.md").read_text()
     for phrase in (
         "pip install grace-st",
-        'SentenceTransformer("my-model", trust_remote_code=True)',
+        'SentenceTransformer("sentence_transformers_model_id", trust_remote_code=True)',
         "| dimension | 32 |",
     ):
         assert phrase in readme
