@@ -377,7 +377,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "ratios": ratios(seconds),
         "share_outside_forward": share_outside_forward(model, work, arguments.slots, runs.get("engine", [])),
         "peak_gb_beyond_model": {
-            name: None if runs[name][0].peak_bytes is None else round(max(one.peak_bytes or 0 for one in runs[name]) / 1e9, 2)
+            name: None
+            if runs[name][0].peak_bytes is None
+            else round(max(one.peak_bytes or 0 for one in runs[name]) / 1e9, 2)
             for name in names
         },
     }

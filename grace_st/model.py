@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import load_file_path
+from tqdm.auto import tqdm
 
 from grace_st.card import GraceModelCardData
 from grace_st.config import CONFIG_NAME
 from grace_st.encoding import WINDOW, Encoding, encode_with_rationales
 from grace_st.engines.base import Progress
-from grace_st.module import SHIM_TYPE, GenerateThenPool
+from grace_st.module import SHIM_TYPE, GenerateThenPool, reporting_progress
 from grace_st.paths import local_or_hub
 from grace_st.truncation import one_truncation_warning
 
@@ -29,10 +31,13 @@ DEFAULT_BATCH_SIZE = WINDOW
 class GraceModel(SentenceTransformer):
     """A `SentenceTransformer` that writes a rationale before it embeds. Made by `load`.
 
-    It differs from the stock class on the same folder in this: `encode_with_rationales` is a method, ``batch_size``
-    defaults to what suits the engine, ``encode([])`` has shape ``[0, d]``, inputs are checked before work starts, one
-    warning counts all texts that were too long, and a model card that has to be written anew says how the model is
-    loaded.
+    On the same folder it gives the vectors of the stock class. It differs in this:
+
+    - `encode_with_rationales` is a method.
+    - ``batch_size`` defaults to what suits the engine, and the progress bar counts texts.
+    - Inputs are checked before work starts, and one warning counts all texts that were too long.
+    - ``encode([])`` has shape ``[0, d]``.
+    - A model card that has to be written anew says how the model is loaded.
     """
 
     model_card_data_class = GraceModelCardData
@@ -65,8 +70,9 @@ class GraceModel(SentenceTransformer):
         if kwargs.get("output_value", "sentence_embedding") == "token_embeddings":
             raise ValueError("there are no token embeddings to return: states are pooled as they are made")
         _check_inputs(inputs)
-        with one_truncation_warning():
-            embeddings = super().encode(inputs, *args, **_with_batch_size(args, kwargs))
+        kwargs = _with_batch_size(args, kwargs)
+        with one_truncation_warning(), _bar_of_texts(inputs, kwargs):
+            embeddings = super().encode(inputs, *args, **kwargs)
         if isinstance(embeddings, (np.ndarray, torch.Tensor)) and embeddings.shape == (0,):
             return embeddings.reshape(0, self.get_embedding_dimension() or 0)
         return embeddings
@@ -94,6 +100,22 @@ class GraceModel(SentenceTransformer):
             f'model = SentenceTransformer("{repo_id}", revision=f"refs/pr/{{pr_number}}", trust_remote_code=True)\n'
             "```\nIt needs the package grace-st: `pip install grace-st`.\n"
         )
+
+
+@contextmanager
+def _bar_of_texts(inputs: Any, kwargs: dict[str, Any]) -> Iterator[None]:
+    """Show finished texts where a progress bar is asked for; one of batches would stand still in our large ones.
+
+    Processes of a pool report nothing to this one, so there the bar stays sentence-transformers' own.
+    """
+    in_processes = kwargs.get("pool") is not None or isinstance(kwargs.get("device"), list)
+    if not kwargs.get("show_progress_bar") or in_processes:
+        yield
+        return
+    kwargs["show_progress_bar"] = False
+    total = 1 if isinstance(inputs, str) else len(inputs) if isinstance(inputs, Sized) else None
+    with tqdm(total=total, desc="Texts", unit="text") as bar, reporting_progress(bar.update):
+        yield
 
 
 def _check_inputs(inputs: Any) -> None:

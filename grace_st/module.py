@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.resources
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,20 @@ REQUIREMENTS = {
 }
 _ST_CONFIG_NAME = "config_sentence_transformers.json"
 _HALF = (torch.float16, torch.bfloat16)
+
+
+# A context variable, so that threads that share a model report to their own.
+_progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
+
+
+@contextmanager
+def reporting_progress(progress: Progress) -> Iterator[None]:
+    """Have `GenerateThenPool.forward` report finished texts: sentence-transformers' own bar only counts batches."""
+    token = _progress.set(progress)
+    try:
+        yield
+    finally:
+        _progress.reset(token)
 
 
 class GenerateThenPool(InputModule):
@@ -216,7 +232,7 @@ class GenerateThenPool(InputModule):
         lengths = features["attention_mask"].sum(dim=1).tolist()
         rows = zip(features["input_ids"].tolist(), lengths, features["pool_start"].tolist(), strict=True)
         prompts = [PromptTokens(tuple(ids[:length]), start) for ids, length, start in rows]
-        rollouts = self.rollouts(prompts, self.sampling(**options))
+        rollouts = self.rollouts(prompts, self.sampling(**options), progress=_progress.get())
         width = max((len(rollout.ids) for rollout in rollouts), default=0)
         rationale_ids = torch.full((len(rollouts), width), self.config.pad_token_id, dtype=torch.long)
         for row, rollout in enumerate(rollouts):

@@ -322,6 +322,16 @@ def test_load_hands_many_texts_to_the_engine_at_once(
     assert sizes == [70, 50, 20, 60, 10]
 
 
+def test_the_progress_bar_counts_texts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = grace_st.load(folder, device="cpu")
+    for call in (model.encode, model.encode_query, model.encode_with_rationales):
+        call([*TEXTS, TEXTS[0]], show_progress_bar=True, max_new_tokens=2)
+        shown = capsys.readouterr().err
+        assert "Texts: 100%" in shown and "11/11" in shown and "Batches" not in shown
+    model.encode(TEXTS)
+    assert capsys.readouterr().err == ""
+
+
 def test_setting_the_tokenizer_makes_the_prompt_anew(folder: Path, tmp_path: Path) -> None:
     model = stock(folder)
     other = tiny.tokenizer()
