@@ -31,8 +31,8 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -211,14 +211,16 @@ class Measurement:
     seconds: float
     peak_bytes: int | None
     forward_seconds: float | None = None
+    pooling_seconds: float | None = None
 
 
 def measured(name: str, model: CountdownLM, work: Workload, slots: int | None) -> Measurement:
     """One run of a variant, whose result is checked."""
     on_cuda = model.device.type == "cuda"
     memory = _CudaMemory() if on_cuda else _ProcessMemory()
-    # Timing the model's calls needs a synchronisation around each on CUDA, so there it is a run of its own.
-    with memory, ForwardTimer(model) if name == "engine" and not on_cuda else nullcontext() as timer:
+    # Timing single calls needs a synchronisation around each on CUDA, so there it is a run of its own.
+    with_timers = name == "engine" and not on_cuda
+    with memory, timers(model) if with_timers else nullcontext((None, None)) as (in_forward, in_pooling):
         started = time.perf_counter()
         lengths = VARIANTS[name](model, work, slots)
         if on_cuda:
@@ -226,21 +228,32 @@ def measured(name: str, model: CountdownLM, work: Workload, slots: int | None) -
         seconds = time.perf_counter() - started
     if lengths != work.lengths:
         raise RuntimeError(f"{name} gave rationales of other lengths than were forced")
-    return Measurement(seconds, memory.peak, None if timer is None else timer.seconds)
+    if in_forward is None or in_pooling is None:
+        return Measurement(seconds, memory.peak)
+    return Measurement(seconds, memory.peak, in_forward.seconds, in_pooling.seconds)
 
 
-class ForwardTimer:
-    """Time spent in forward calls of the model, outermost calls only: the whole model calls its decoder."""
+@contextmanager
+def timers(model: CountdownLM) -> Iterator[tuple[CallTimer, CallTimer]]:
+    """Timers of forward calls of the model, and of pooling."""
+    on_cuda = model.device.type == "cuda"
+    forward = CallTimer([(model, "forward"), (model.model, "forward")], on_cuda)
+    pool = decoding.RunningPool
+    pooling = CallTimer([(pool, "add"), (pool, "select"), (pool, "replace"), (pool, "value")], on_cuda)
+    with forward, pooling:
+        yield forward, pooling
 
-    def __init__(self, model: CountdownLM) -> None:
+
+class CallTimer:
+    """Time spent in some functions, outermost calls only: the whole model calls its decoder."""
+
+    def __init__(self, targets: Sequence[tuple[Any, str]], on_cuda: bool) -> None:
         self.seconds = 0.0
         self._depth = 0
-        self._on_cuda = model.device.type == "cuda"
-        self._patches = [
-            mock.patch.object(module, "forward", self._timed(module.forward)) for module in (model, model.model)
-        ]
+        self._on_cuda = on_cuda
+        self._patches = [mock.patch.object(owner, name, self._timed(getattr(owner, name))) for owner, name in targets]
 
-    def __enter__(self) -> ForwardTimer:
+    def __enter__(self) -> CallTimer:
         for patch in self._patches:
             patch.start()
         return self
@@ -338,20 +351,29 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All measurements."""
+    """All measurements. What is measured is written at once: a variant may take an hour."""
     model = make_model(arguments.shape, arguments.device, arguments.dtype)
     work = make_workload(arguments.texts, arguments.mean, arguments.cap, model.config.vocab_size)
     names = list(VARIANTS) if arguments.variants is None else arguments.variants
-    warm = Workload(work.prompts[:4], work.lengths[:4], work.cap)
+    warm = Workload([[*prompt[:-1], 5] for prompt in work.prompts[:2]], [4, 4], work.cap)
     for name in names:
         measured(name, model, warm, arguments.slots)
     runs: dict[str, list[Measurement]] = {name: [] for name in names}
+    result = description(arguments, model, work)
     for number in range(arguments.rounds):
         for place in range(len(names)):
             name = names[(place + number) % len(names)]
             runs[name].append(measured(name, model, work, arguments.slots))
             tell(f"round {number + 1}, {name}: {runs[name][-1].seconds:.1f} s")
-    seconds = {name: [one.seconds for one in runs[name]] for name in names}
+            result |= summary(runs, len(work.prompts))
+            write(arguments.output, result)
+    result["shares_of_engine"] = shares(model, work, arguments.slots, runs.get("engine", []))
+    write(arguments.output, result)
+    return result
+
+
+def description(arguments: argparse.Namespace, model: CountdownLM, work: Workload) -> dict[str, Any]:
+    """What is measured, and on what."""
     slots = TorchEngine(model, eos_token_ids=[EOS], pad_token_id=PAD, slots=arguments.slots).slots_for(
         max(map(len, work.prompts)) + work.cap + 1
     )
@@ -372,31 +394,44 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "cap": work.cap,
         },
         "slots": slots,
-        "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()},
-        "texts_per_second": {name: spread([len(work.prompts) / value for value in seconds[name]]) for name in names},
-        "ratios": ratios(seconds),
-        "share_outside_forward": share_outside_forward(model, work, arguments.slots, runs.get("engine", [])),
-        "peak_gb_beyond_model": {
-            name: None
-            if runs[name][0].peak_bytes is None
-            else round(max(one.peak_bytes or 0 for one in runs[name]) / 1e9, 2)
-            for name in names
-        },
     }
 
 
-def share_outside_forward(
+def summary(runs: dict[str, list[Measurement]], texts: int) -> dict[str, Any]:
+    """The figures so far."""
+    seconds = {name: [one.seconds for one in measurements] for name, measurements in runs.items() if measurements}
+    peaks = {name: [one.peak_bytes for one in runs[name] if one.peak_bytes is not None] for name in seconds}
+    return {
+        "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()},
+        "texts_per_second": {name: spread([texts / value for value in values]) for name, values in seconds.items()},
+        "ratios": ratios(seconds),
+        "peak_gb_beyond_model": {name: round(max(sizes) / 1e9, 2) if sizes else None for name, sizes in peaks.items()},
+    }
+
+
+def write(path: Path | None, result: dict[str, Any]) -> None:
+    """The result as JSON, whole or not at all."""
+    if path is not None:
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+
+
+def shares(
     model: CountdownLM, work: Workload, slots: int | None, runs: Sequence[Measurement]
-) -> dict[str, float] | None:
-    """Share of the engine's time that is not spent in forward calls of the model."""
+) -> dict[str, dict[str, float]] | None:
+    """Shares of the engine's time: outside forward calls of the model, and pooling, which is part of that."""
     if not runs:
         return None
     if runs[0].forward_seconds is None:
-        with ForwardTimer(model) as timer:
+        with timers(model) as (in_forward, in_pooling):
             again = measured("engine", model, work, slots)
-        again.forward_seconds = timer.seconds
+        again.forward_seconds, again.pooling_seconds = in_forward.seconds, in_pooling.seconds
         runs = [again]
-    return spread([1 - (one.forward_seconds or 0.0) / one.seconds for one in runs])
+    return {
+        "outside_forward": spread([1 - (one.forward_seconds or 0.0) / one.seconds for one in runs]),
+        "pooling": spread([(one.pooling_seconds or 0.0) / one.seconds for one in runs]),
+    }
 
 
 def ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
@@ -404,7 +439,7 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     if "engine" not in seconds:
         return {}
     return {
-        f"engine / {name}": spread([other / own for own, other in zip(seconds["engine"], values, strict=True)])
+        f"engine / {name}": spread([other / own for own, other in zip(seconds["engine"], values, strict=False)])
         for name, values in seconds.items()
         if name != "engine"
     }
@@ -413,9 +448,9 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, smallest and largest."""
     return {
-        "median": round(statistics.median(values), 3),
-        "min": round(min(values), 3),
-        "max": round(max(values), 3),
+        "median": round(statistics.median(values), 4),
+        "min": round(min(values), 4),
+        "max": round(max(values), 4),
     }
 
 
@@ -461,10 +496,8 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     result = run(arguments)
-    if arguments.output:
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(table(result) + "\n")
-    sys.stdout.write(f"\nengine: {result['slots']} slots; outside forward calls: {result['share_outside_forward']}\n")
+    sys.stdout.write(f"\nengine: {result['slots']} slots; shares of its time: {result['shares_of_engine']}\n")
 
 
 if __name__ == "__main__":
