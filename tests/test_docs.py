@@ -20,7 +20,7 @@ def test_the_snippets_about_encoding_run(capsys: pytest.CaptureFixture[str]) -> 
     scope: dict[str, object] = {}
     for block in blocks:
         exec(block, scope)
-    assert capsys.readouterr().out.count("\n") == 3
+    assert capsys.readouterr().out.count("</think>") == 3  # a rationale for each text
     assert scope["vectors"].shape[0] == 3  # type: ignore[attr-defined]
 
 
