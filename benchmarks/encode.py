@@ -491,6 +491,8 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS)
     parser.add_argument("--output", type=Path, help="where the JSON goes; the table goes to stdout")
     arguments = parser.parse_args()
+    if arguments.output is not None and not arguments.output.parent.is_dir():
+        parser.error(f"there is no folder {arguments.output.parent}")  # not after an hour of work
     transformers_logging.set_verbosity_error()
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
     if arguments.threads:
