@@ -81,9 +81,7 @@ def encode_with_rationales(
     if not isinstance(texts, Iterable) or isinstance(texts, (bytes, Mapping)):
         raise ValueError(f"texts must be a list of strings, got {type(texts).__name__}: {texts!r:.80}")
     texts = list(texts)
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"text {index} must be a string, got {type(text).__name__}: {text!r:.80}")
+    check_texts(texts)
     given = None if rationales is None else _given_ids(module, rationales, len(texts), options)
     sampling = module.sampling(**options)
     if not texts:
@@ -116,6 +114,17 @@ def encode_with_rationales(
                 rationale = module.prompt.decode(rollout.ids)
                 encodings[index] = Encoding(vector, rationale, list(rollout.ids), rollout.finished, tokens.truncated)
     return [encodings[index] for index in range(len(texts))]
+
+
+def check_texts(texts: Sequence[Any]) -> None:
+    """Refuse what is not a text before work starts.
+
+    Raises:
+        ValueError: Names the place and the value.
+    """
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"text {index} must be a string, got {type(text).__name__}: {text!r:.80}")
 
 
 def grace_module(model: SentenceTransformer) -> GenerateThenPool:

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from grace_st.card import GraceModelCardData
 from grace_st.config import CONFIG_NAME
-from grace_st.encoding import WINDOW, Encoding, encode_with_rationales
+from grace_st.encoding import WINDOW, Encoding, check_texts, encode_with_rationales
 from grace_st.engines.base import Progress
 from grace_st.module import SHIM_TYPE, GenerateThenPool, reporting_progress
 from grace_st.paths import local_or_hub
@@ -69,7 +69,10 @@ class GraceModel(SentenceTransformer):
         """As `SentenceTransformer.encode`, with the per-call options of `GenerateThenPool.forward_kwargs`."""
         if kwargs.get("output_value", "sentence_embedding") == "token_embeddings":
             raise ValueError("there are no token embeddings to return: states are pooled as they are made")
-        _check_inputs(inputs)
+        # sentence-transformers would get to a wrong one last. An array or a column is made a list first: what is wrong
+        # in it is refused by the module.
+        if isinstance(inputs, (list, tuple)):
+            check_texts(inputs)
         kwargs = _with_batch_size(args, kwargs)
         with one_truncation_warning(), _bar_of_texts(inputs, kwargs):
             embeddings = super().encode(inputs, *args, **kwargs)
@@ -116,21 +119,6 @@ def _bar_of_texts(inputs: Any, kwargs: dict[str, Any]) -> Iterator[None]:
     total = 1 if isinstance(inputs, str) else len(inputs) if isinstance(inputs, Sized) else None
     with tqdm(total=total, desc="Texts", unit="text") as bar, reporting_progress(bar.update):
         yield
-
-
-def _check_inputs(inputs: Any) -> None:
-    """Refuse what is not a text before work starts: sentence-transformers would get to a wrong one last.
-
-    Raises:
-        ValueError: Names the place and the value.
-    """
-    if isinstance(inputs, str):
-        return
-    if not isinstance(inputs, (list, tuple)):
-        return  # an array or a column is made a list first; what is wrong in it is refused by the module
-    for index, text in enumerate(inputs):
-        if not isinstance(text, str):
-            raise ValueError(f"text {index} must be a string, got {type(text).__name__}: {text!r:.80}")
 
 
 def _with_batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
