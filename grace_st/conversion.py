@@ -99,6 +99,69 @@ def convert(
     """
     name = local_or_hub(source)
     target = destination_folder(destination, overwrite=overwrite, source=name)
+    module = prepare(
+        name,
+        system_prompt=system_prompt,
+        system_role=system_role,
+        chat_template_kwargs=chat_template_kwargs,
+        max_seq_length=max_seq_length,
+        max_new_tokens=max_new_tokens,
+        pooling=pooling,
+        pooling_span=pooling_span,
+        eos_token=eos_token,
+        pad_token=pad_token,
+        dtype=dtype,
+        revision=revision,
+        token=token,
+        cache_folder=cache_folder,
+        trust_remote_code=trust_remote_code,
+    )
+    conversion = Conversion(
+        path=target,
+        config=module.config,
+        architecture=type(module.model).__name__,
+        embedding_dimension=module.get_embedding_dimension(),
+        num_parameters=sum(parameter.numel() for parameter in module.model.parameters()),
+        context_length=context_length(module.model.config),
+    )
+    with written_whole(target) as partial:
+        is_local = Path(name).is_dir()
+        write_folder(
+            module,
+            partial,
+            name=target.name,
+            source=Path(name).name if is_local else name,
+            base_model=None if is_local else name,
+        )
+    return conversion
+
+
+def prepare(
+    source: str | os.PathLike[str],
+    *,
+    system_prompt: str | None = DEFAULT_SYSTEM_PROMPT,
+    system_role: SystemRole = "auto",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    max_seq_length: int = 1024,
+    max_new_tokens: int = 256,
+    pooling: Pooling = "mean",
+    pooling_span: PoolingSpan = "text_and_rationale",
+    eos_token: str | Sequence[str] | None = None,
+    pad_token: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    cache_folder: str | None = None,
+    trust_remote_code: bool = False,
+) -> GenerateThenPool:
+    """What `convert` does, without writing anything: the module of a causal LM, tried and ready to encode.
+
+    Takes the options of `convert` and raises what it raises.
+
+    Returns:
+        The module, in the checkpoint's dtype or the one that was asked for.
+    """
+    name = local_or_hub(source)
     hub = {
         "revision": revision,
         "token": token,
@@ -136,25 +199,7 @@ def convert(
     config = config.replace(eos_token_ids=_eos_token_ids(tokenizer, model, template.turn_end, eos_token))
     module = GenerateThenPool(model, tokenizer, config, keep_dtype=True)
     _try_it(module, name)
-    # 3. Write.
-    conversion = Conversion(
-        path=target,
-        config=config,
-        architecture=type(model).__name__,
-        embedding_dimension=module.get_embedding_dimension(),
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        context_length=context_length(model.config),
-    )
-    with written_whole(target) as partial:
-        is_local = Path(name).is_dir()
-        write_folder(
-            module,
-            partial,
-            name=target.name,
-            source=Path(name).name if is_local else name,
-            base_model=None if is_local else name,
-        )
-    return conversion
+    return module
 
 
 def write_folder(

@@ -110,7 +110,9 @@ def _run(name: str, load: Callable[[], Command], words: list[str]) -> int:
     debug = "--debug" in words
     try:
         command = load()
-        return command.run(command_parser(name, command).parse_args(words))
+        parser = command_parser(name, command)
+        parse = parser.parse_intermixed_args if command.intermixed else parser.parse_args
+        return command.run(parse(words))
     except SystemExit as stop:
         return _code(stop)
     except BrokenPipeError:

@@ -35,6 +35,7 @@ class Command:
         configure: Adds the command's arguments to its parser. ``--json`` and ``--debug`` are there already.
         run: Does the work with the parsed arguments and returns the exit code. Errors are raised: a
             ``ValueError`` or ``OSError`` is shown as one line and ends the program with exit code 2.
+        intermixed: Whether options may stand between the command's arguments.
     """
 
     summary: str
@@ -42,6 +43,7 @@ class Command:
     examples: tuple[str, ...]
     configure: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+    intermixed: bool = False
 
 
 def available_commands() -> dict[str, Callable[[], Command]]:
