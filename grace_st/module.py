@@ -150,6 +150,11 @@ class GenerateThenPool(InputModule):
         """``d`` of the vectors."""
         return self.engine.embedding_dimension
 
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """The dtype of the checkpoint's weights, also where they are computed with in another on a CPU."""
+        return self._widened_from or self.model.dtype
+
     def __repr__(self) -> str:
         """One line for model cards and ``print(model)``: the causal LM's class and the settings."""
         settings = {

@@ -1,0 +1,349 @@
+"""TrainConfig: every setting of a training run, in one place, checked when it is made.
+
+``grace-st train --show-config NAME`` prints a configuration with the documentation of its keys, taken from here.
+Knows nothing about models or data files: names, types and the rules between them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from grace_st.config import Pooling, PoolingSpan
+from grace_train.data.config import DataConfig
+from grace_train.options import ConfigError, from_mapping, option, require
+from grace_train.report.config import LogConfig, StopConfig
+
+Mode = Literal["supervised", "unsupervised"]
+Variant = Literal["paper", "per_rollout", "symmetric", "infonce"]
+LengthPenalty = Literal["below_group", "replace", "soft", "none"]
+Algorithm = Literal["grpo", "rloo", "dapo", "reinforce++", "remax"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    """The prompt and the limits; what is null is the model folder's, or the default of ``grace-st convert``."""
+
+    system_prompt: str | None = option(
+        None, "System message that asks for a rationale; only for models that are not GRACE model folders yet."
+    )
+    max_seq_length: int | None = option(
+        None, "Longest prompt in tokens, template included; texts are truncated to fit."
+    )
+    max_new_tokens: int | None = option(
+        None, "Budget of a rationale in tokens, in training and in the model folder that is written."
+    )
+    pooling: Pooling | None = option(None, "Reduction over the span: mean, mean_penultimate, max or last.")
+    pooling_span: PoolingSpan | None = option(None, "What is pooled: text_and_rationale or rationale.")
+
+    def __post_init__(self) -> None:
+        for name in ("max_seq_length", "max_new_tokens"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"prompt.{name}", value, "an integer >= 1, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """How rollouts are generated."""
+
+    group_size: int = option(8, "K: rollouts of each positive (of each text when unsupervised).")
+    query_group_size: int | None = option(
+        None, "Kq: rollouts of each query, for the symmetric reward; null is group_size."
+    )
+    temperature: float = option(1.0, "Sampling temperature; gradients are those of the policy at this temperature.")
+    slots: int | None = option(None, "Rows decoded at once; null is what suits the device.")
+
+    def __post_init__(self) -> None:
+        require(self.group_size >= 1, "rollout.group_size", self.group_size, "an integer >= 1")
+        require(
+            self.query_group_size is None or self.query_group_size >= 1,
+            "rollout.query_group_size",
+            self.query_group_size,
+            "an integer >= 1, or null",
+        )
+        require(0 < self.temperature <= 100, "rollout.temperature", self.temperature, "a number > 0")
+        require(self.slots is None or self.slots >= 1, "rollout.slots", self.slots, "an integer >= 1, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """The contrastive reward; see docs/rewards.md."""
+
+    variant: Variant = option(
+        "per_rollout",
+        "Supervised reward: paper (its negatives cancel in the advantages), per_rollout, symmetric or infonce.",
+    )
+    lambda_consistency: float = option(0.2, "Weight of the consistency term (Eq. 14).")
+    lambda_hard: float = option(0.2, "Weight of the in-batch hard-negative term (Eq. 15).")
+    scale: float | None = option(None, "Multiplies the reward; null is 10, and 1 for infonce.")
+    temperature: float = option(0.05, "Temperature of the infonce variant.")
+    hard_reduction: Literal["mean", "max"] = option("mean", "Over the other queries: their mean, or the nearest one.")
+    other_positives: bool = option(False, "infonce: other instances' positives are negatives of the query, too.")
+    length_penalty: LengthPenalty | None = option(
+        None,
+        "For rollouts that reach the budget: below_group (gamma below the worst finished one), replace (by -gamma, "
+        "Eq. 28), soft (DAPO's, over the last soft_buffer tokens) or none; null is soft for dapo, else below_group.",
+    )
+    gamma: float = option(1.0, "Size of the length penalty, in units of the scaled reward.")
+    soft_buffer: int | None = option(None, "Tokens before the budget where soft begins; null is a fifth of the budget.")
+
+    def __post_init__(self) -> None:
+        for name in ("lambda_consistency", "lambda_hard", "gamma"):
+            require(0 <= getattr(self, name) < float("inf"), f"reward.{name}", getattr(self, name), "a number >= 0")
+        require(self.scale is None or 0 < self.scale < float("inf"), "reward.scale", self.scale, "a number > 0, or null")
+        require(0 < self.temperature < float("inf"), "reward.temperature", self.temperature, "a number > 0")
+        require(
+            self.soft_buffer is None or self.soft_buffer >= 1, "reward.soft_buffer", self.soft_buffer, "an integer >= 1"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmConfig:
+    """From rewards to a loss."""
+
+    name: Algorithm = option("grpo", "Advantages: grpo, rloo, dapo, reinforce++ or remax.")
+    normalize_std: bool = option(False, "grpo: divide by the group's standard deviation (off in the paper, Eq. 18).")
+    aggregation: Literal["token-mean", "seq-sum"] = option(
+        "token-mean", "Mean over all tokens of the batch, or mean over rollouts of their token sums (Eq. 19)."
+    )
+    updates_per_batch: int = option(
+        1, "Optimiser steps on the rollouts of one batch; with more than one, importance ratios are clipped."
+    )
+    clip_low: float = option(0.2, "Ratios are clipped at 1 - clip_low.")
+    clip_high: float | None = option(None, "Ratios are clipped at 1 + clip_high; null is 0.28 for dapo, else 0.2.")
+    min_spread: float | None = option(
+        None, "Groups whose rewards differ by no more than this train nothing; null is 1e-3 for dapo, else 0."
+    )
+    kl: float = option(0.0, "Weight of the KL divergence to the start model in the loss.")
+    entropy: float = option(0.0, "Weight of the entropy bonus in the loss.")
+
+    def __post_init__(self) -> None:
+        require(self.updates_per_batch >= 1, "algorithm.updates_per_batch", self.updates_per_batch, "an integer >= 1")
+        require(0 < self.clip_low < 1, "algorithm.clip_low", self.clip_low, "between 0 and 1")
+        for name in ("clip_high", "min_spread"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value < float("inf"), f"algorithm.{name}", value, "a number >= 0, or null")
+        for name in ("kl", "entropy"):
+            require(0 <= getattr(self, name) < float("inf"), f"algorithm.{name}", getattr(self, name), "a number >= 0")
+        if self.normalize_std and self.name != "grpo":
+            raise ConfigError(
+                f"algorithm.normalize_std is an option of grpo, and algorithm.name is {self.name!r}: leave it out"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW, with fp32 weights and states whatever the precision of the passes."""
+
+    learning_rate: float = option(1e-6, "Peak learning rate.")
+    betas: tuple[float, ...] = option((0.9, 0.999), "Decay rates of AdamW's averages.")
+    eps: float = option(1e-8, "AdamW's epsilon.")
+    weight_decay: float = option(0.0, "Decoupled weight decay, on matrices only.")
+    schedule: Literal["constant", "linear", "cosine"] = option("constant", "After the warm-up; the others end at 0.")
+    warmup_steps: int = option(0, "Steps of linear warm-up.")
+    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm.")
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "max_grad_norm", "eps"):
+            value = getattr(self, name)
+            require(0 < value < float("inf"), f"optimizer.{name}", value, "a number > 0")
+        valid = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        require(valid, "optimizer.betas", self.betas, "two numbers in [0, 1)")
+        require(0 <= self.weight_decay < 1, "optimizer.weight_decay", self.weight_decay, "a number in [0, 1)")
+        require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "an integer >= 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters (Hu et al. 2021) through peft; merged into the weights of the model folder."""
+
+    rank: int = option(0, "Rank of the adapters; 0 trains all weights.")
+    alpha: float | None = option(None, "Their scale is alpha / rank; null is twice the rank.")
+    target_modules: str | tuple[str, ...] = option("all-linear", "Names of the layers that get one.")
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 0, "lora.rank", self.rank, "an integer >= 0")
+        require(self.alpha is None or self.alpha > 0, "lora.alpha", self.alpha, "a number > 0, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """Device, precision and memory."""
+
+    device: str | None = option(None, "cpu, cuda, cuda:1, mps; null is the best there is.")
+    precision: Literal["auto", "fp32", "bf16"] = option(
+        "auto", "Of the passes, by autocast; auto is bf16 on CUDA devices that have it, else fp32."
+    )
+    gradient_checkpointing: bool = option(False, "Compute activations twice instead of keeping them.")
+    tokens_per_microbatch: int = option(8192, "Tokens of one forward and backward pass, padding included.")
+    threads: int | None = option(None, "CPU threads; null is torch's choice.")
+
+    def __post_init__(self) -> None:
+        require(
+            self.tokens_per_microbatch >= 1, "compute.tokens_per_microbatch", self.tokens_per_microbatch, "an integer >= 1"
+        )
+        require(self.threads is None or self.threads >= 1, "compute.threads", self.threads, "an integer >= 1, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Held-out retrieval, with greedy rationales."""
+
+    dev: str | None = option(
+        None, "Rows (query, positive) that choose the best step; null is data.holdout rows of the training data."
+    )
+    test: str | None = option(None, "Rows that are looked at twice: before training, and with the chosen weights.")
+    every: int = option(50, "Steps between evaluations on dev; 0 is never.")
+    max_queries: int | None = option(None, "At most this many queries of each set; null is all.")
+    patience: int | None = option(
+        None, "Stop after this many evaluations in a row without a better nDCG@10; null is never."
+    )
+    keep: Literal["best", "last"] = option("best", "Which weights the model folder gets: the best on dev, or the last.")
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, "eval.every", self.every, "an integer >= 0")
+        for name in ("max_queries", "patience"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"eval.{name}", value, "an integer >= 1, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What a run can go on from."""
+
+    every: int = option(50, "Steps between checkpoints; the last step and an interruption make one in any case.")
+    keep: int = option(2, "How many of the newest are kept.")
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, "checkpoint.every", self.every, "an integer >= 1")
+        require(self.keep >= 1, "checkpoint.keep", self.keep, "an integer >= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run.
+
+    Raises:
+        ConfigError: A value, or a combination of values, that cannot work; the message names the key.
+    """
+
+    model: str = option(
+        doc="What is trained: a GRACE model folder, any causal LM (a folder or a hub name), or grace-nano."
+    )
+    output: str = option(doc="The folder to write: model files, and the run's log in training/.")
+    mode: Mode = option("supervised", "supervised (query, positive, negatives) or unsupervised (texts).")
+    engine: Literal["local"] = option("local", "What trains: local (this process, a CPU or one GPU).")
+    seed: int = option(0, "Of the order of the data and of all rollouts.")
+    steps: int | None = option(None, "Batches to train on; null is what epochs says.")
+    epochs: float = option(1.0, "Passes over the data, where steps is null.")
+    batch_size: int = option(64, "B: instances (texts when unsupervised) of one batch.")
+    save_dtype: Literal["float32", "bfloat16", "float16"] | None = option(
+        None, "Of the weights that are written; null is that of the start model. Training itself keeps float32."
+    )
+    data: DataConfig = option(doc="The training data.")
+    prompt: PromptConfig = option(factory=PromptConfig)
+    rollout: RolloutConfig = option(factory=RolloutConfig)
+    reward: RewardConfig = option(factory=RewardConfig)
+    algorithm: AlgorithmConfig = option(factory=AlgorithmConfig)
+    optimizer: OptimizerConfig = option(factory=OptimizerConfig)
+    lora: LoraConfig = option(factory=LoraConfig)
+    compute: ComputeConfig = option(factory=ComputeConfig)
+    eval: EvalConfig = option(factory=EvalConfig)
+    checkpoint: CheckpointConfig = option(factory=CheckpointConfig)
+    log: LogConfig = option(factory=LogConfig)
+    stop: StopConfig = option(factory=StopConfig)
+
+    def __post_init__(self) -> None:
+        require(self.steps is None or self.steps >= 1, "steps", self.steps, "an integer >= 1, or null")
+        require(0 < self.epochs < float("inf"), "epochs", self.epochs, "a number > 0")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "an integer >= 1")
+        require(-(2**31) <= self.seed < 2**31, "seed", self.seed, "an integer of 32 bits")
+        self._check_groups()
+        self._check_batch()
+
+    def _check_groups(self) -> None:
+        sizes = {"rollout.group_size": self.rollout.group_size}
+        if self.is_symmetric:
+            sizes["rollout.query_group_size"] = self.query_rollouts
+        for key, size in sizes.items():
+            if size > 1:
+                continue
+            if self.algorithm.name in ("grpo", "rloo", "dapo"):
+                raise ConfigError(
+                    f"{key}=1 leaves {self.algorithm.name} nothing to compare a rollout with (its advantage would be 0): "
+                    f"use at least 2, or algorithm.name=remax or reinforce++"
+                )
+            if self.reward.lambda_consistency > 0:
+                raise ConfigError(
+                    f"{key}=1 has no other rollout to be consistent with: use at least 2, or "
+                    "reward.lambda_consistency=0"
+                )
+
+    def _check_batch(self) -> None:
+        if self.batch_size == 1 and self.reward.lambda_hard > 0 and not self._is_infonce:
+            raise ConfigError(
+                "batch_size=1 has no other instances for the hard-negative term: use at least 2, or reward.lambda_hard=0"
+            )
+        if self.batch_size == 1 and self._is_infonce and self.data.negatives == 0:
+            raise ConfigError(
+                "batch_size=1 without negatives makes the infonce reward 0: use a larger batch, or data.negatives"
+            )
+        updates = self.algorithm.updates_per_batch
+        if updates > self.batch_size:
+            raise ConfigError(
+                f"algorithm.updates_per_batch={updates} parts cannot be made of batch_size={self.batch_size} instances"
+            )
+
+    @property
+    def _is_infonce(self) -> bool:
+        return self.mode == "supervised" and self.reward.variant == "infonce"
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether queries are trained as well."""
+        return self.mode == "supervised" and self.reward.variant == "symmetric"
+
+    @property
+    def query_rollouts(self) -> int:
+        """Kq: rollouts of each query."""
+        return (self.rollout.query_group_size or self.rollout.group_size) if self.is_symmetric else 1
+
+    @property
+    def length_penalty(self) -> LengthPenalty:
+        """The length penalty that applies."""
+        return self.reward.length_penalty or ("soft" if self.algorithm.name == "dapo" else "below_group")
+
+    @property
+    def clip_high(self) -> float:
+        """The upper clipping range that applies."""
+        given = self.algorithm.clip_high
+        return given if given is not None else 0.28 if self.algorithm.name == "dapo" else 0.2
+
+    @property
+    def min_spread(self) -> float | None:
+        """The spread of rewards that a group must exceed to be trained on; None where all are."""
+        given = self.algorithm.min_spread
+        if given is None:
+            return 1e-3 if self.algorithm.name == "dapo" else None
+        return given or None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested values as JSON and YAML take them."""
+        return _plain(dataclasses.asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Build a configuration from nested mappings.
+
+        Raises:
+            ConfigError: An unknown or missing key, or a value that is refused.
+        """
+        return from_mapping(cls, values)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, (tuple, list)) else value
