@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ class StepFile:
         self.path = path
         self._continues = False
 
-    def append(self, records: list[Mapping[str, Any]]) -> None:
+    def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Append records, each with a ``"step"``.
 
         Raises:
@@ -75,6 +75,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             records.append(record)
         elif number < len(lines):
             raise ValueError(
-                f"{path}: line {number} is no JSON object with a step: the file was changed; put it back, or move it away"
+                f"{path}: line {number} is no JSON object with a step: the file was changed; put it back, or move it "
+                "away"
             )
     return records
