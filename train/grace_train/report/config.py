@@ -28,12 +28,8 @@ class LogConfig:
         else:
             repeated = len(set(self.sample_texts)) < len(self.sample_texts)
             require(not repeated, "log.sample_texts", self.sample_texts, "a list of different texts")
-        require(
-            self.samples_every >= 1,
-            "log.samples_every",
-            self.samples_every,
-            "at least 1 (log.sample_texts=0 keeps none)",
-        )
+        expected = "at least 1 (log.sample_texts=0 keeps none)"
+        require(self.samples_every >= 1, "log.samples_every", self.samples_every, expected)
 
     def choose_texts(self, available: Sequence[str]) -> tuple[str, ...]:
         """The sample texts: those that are set, or the first different ones of ``available``."""

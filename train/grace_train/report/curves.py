@@ -38,7 +38,7 @@ class _Line:
     name: str
     label: str
     color: str
-    dashed: bool = False
+    of_query: bool = False
     right: bool = False
 
 
@@ -81,14 +81,12 @@ def draw_curves(metrics_path: Path, png_path: Path) -> None:
 
 
 def _panels(series: Series) -> list[_Panel]:
-    sides = (("reward/", "", False), ("query_reward/", "query: ", True))
-    total = tuple(_Line(f"{side}total", f"{text}total", _BLACK, dashed) for side, text, dashed in sides)
+    sides = (("reward/", False), ("query_reward/", True))
+    total = tuple(_Line(f"{side}total", "total", _BLACK, of_query) for side, of_query in sides)
     terms = tuple(
-        _Line(f"{side}{term}", f"{text}{term}", color, dashed)
-        for side, text, dashed in sides
-        for term, color in _TERMS.items()
+        _Line(f"{side}{term}", term, color, of_query) for side, of_query in sides for term, color in _TERMS.items()
     )
-    deviations = tuple(_Line(f"{line.name}_std", line.label, line.color, line.dashed) for line in terms)
+    deviations = tuple(_Line(f"{line.name}_std", line.label, line.color, line.of_query) for line in terms)
     held_out = tuple(
         _Line(name, name.removeprefix("eval/"), _CYCLE[index % len(_CYCLE)])
         for index, name in enumerate(sorted(name for name in series if name.startswith("eval/")))
@@ -158,16 +156,16 @@ def _new_figure(panels: int) -> Figure:
     size = (width * min(_COLUMNS, panels), height * math.ceil(panels / _COLUMNS))
     # No pyplot: it holds figures and settings that belong to the caller's notebook.
     figure = Figure(figsize=size, dpi=130, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     FigureCanvasAgg(figure)
     return figure
 
 
 def _draw(axes: Axes, panel: _Panel, lines: Sequence[_Line], series: Series) -> None:
     right = axes.twinx() if any(line.right for line in lines) else None
-    drawn = []
     for line in lines:
         target = right if line.right and right is not None else axes
-        drawn.append(_draw_line(target, line, *series[line.name]))
+        _draw_line(target, line, *series[line.name])
     axes.set_title(panel.title, fontsize=10, loc="left", fontweight="bold")
     axes.set_xlabel("step", fontsize=8)
     if panel.log:
@@ -176,26 +174,40 @@ def _draw(axes: Axes, panel: _Panel, lines: Sequence[_Line], series: Series) -> 
     if right is not None:
         _dress(right, panel.right_unit, share=panel.right_share)
         right.grid(False)
-    # The right axes are on top, and a legend of the left ones would lie under its lines.
-    (right or axes).legend(handles=drawn, fontsize=7, frameon=False, ncols=2 if len(drawn) > 3 else 1)
+    if len(lines) > 1:
+        _add_legend(axes, lines, above=right is not None)
 
 
-def _draw_line(axes: Axes, line: _Line, steps: np.ndarray, values: np.ndarray) -> Any:
-    style = "--" if line.dashed else "-"
-    if len(steps) < _SMOOTHED_FROM:
-        return axes.plot(steps, values, style, color=line.color, marker="o", markersize=3, label=line.label)[0]
-    axes.plot(steps, values, style, color=line.color, linewidth=0.8, alpha=0.3)
-    return axes.plot(steps, _smoothed(values), style, color=line.color, linewidth=1.8, label=line.label)[0]
+def _draw_line(axes: Axes, line: _Line, steps: np.ndarray, values: np.ndarray) -> None:
+    style = "--" if line.of_query else "-"
+    if len(steps) < _SMOOTHED_FROM or line.name.startswith("eval/"):
+        axes.plot(steps, values, style, color=line.color, linewidth=1.8, marker="o", markersize=3)
+    else:
+        axes.plot(steps, values, style, color=line.color, linewidth=0.8, alpha=0.3)
+        axes.plot(steps, _smoothed(values), style, color=line.color, linewidth=1.8)
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """A centred moving average over about a twentieth of the values ``[n]``, narrower at the ends: no lag, no drift."""
+    """A centred moving average over about a twentieth of the values ``[n]``, and over half of it at the ends."""
     half = max(1, len(values) // 40)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
-    reach = np.minimum(half, np.minimum(index, len(values) - 1 - index))
-    smooth: np.ndarray = (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
+    first, end = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    smooth: np.ndarray = (sums[end] - sums[first]) / (end - first)
     return smooth
+
+
+def _add_legend(axes: Axes, lines: Sequence[_Line], *, above: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    shown = {line.label + (" (right)" if line.right else ""): line.color for line in lines}
+    handles = [Line2D([], [], color=color, linewidth=1.8, label=label) for label, color in shown.items()]
+    if any(line.of_query for line in lines):
+        handles.append(Line2D([], [], color=_GREY, linewidth=1.8, linestyle="--", label="of the queries"))
+    place: dict[str, Any] = {"ncols": 2 if len(handles) > 3 else 1}
+    if above:  # "best" would not look at the lines of the other axis
+        place = {"loc": "lower right", "bbox_to_anchor": (1.0, 0.98), "ncols": len(handles), "columnspacing": 1.0}
+    axes.legend(handles=handles, fontsize=7, frameon=False, handlelength=1.4, **place)
 
 
 def _dress(axes: Axes, unit: str, *, share: bool) -> None:
@@ -204,6 +216,8 @@ def _dress(axes: Axes, unit: str, *, share: bool) -> None:
     axes.set_ylabel(unit, fontsize=8)
     axes.tick_params(labelsize=7, colors="#444444", length=2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    if np.ptp(axes.dataLim.intervalx) == 0:  # one step: no fractions of steps around it
+        axes.set_xlim(axes.dataLim.x0 - 1, axes.dataLim.x0 + 1)
     axes.grid(True, color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():

@@ -109,8 +109,8 @@ class HealthMonitor:
             limit = "" if longest is None else f" Rollouts are cut off at {longest:.0f} tokens."
             raise TrainingStopped(
                 f"step {step}: no rollout has ended by itself for {self._endless_steps} steps.{limit} If none ever "
-                "did, allow more new tokens or start from an instruction-tuned model; if they stopped doing so, go back "
-                "to an earlier checkpoint with a lower learning rate. stop.eos_rate_zero_steps=0 trains on regardless"
+                "did, allow more new tokens or start from an instruction-tuned model; if they stopped doing so, go "
+                "back to an earlier checkpoint with a lower learning rate. To train on: stop.eos_rate_zero_steps=0"
             )
 
     def _warn(self, step: int, values: Mapping[str, float], side: str, label: str) -> None:

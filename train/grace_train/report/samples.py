@@ -99,7 +99,5 @@ def _block(text: str) -> list[str]:
     text = _LEFT_OUT.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
     # A fence ends at a line of at least as many backticks.
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    lines = [
-        part for line in text.split("\n") for part in (textwrap.wrap(line, _WIDTH, break_on_hyphens=False) or [""])
-    ]
-    return [f"{fence}text", *lines, fence, ""]
+    lines = [textwrap.wrap(line, _WIDTH, break_on_hyphens=False) or [""] for line in text.split("\n")]
+    return [f"{fence}text", *(part for line in lines for part in line), fence, ""]
