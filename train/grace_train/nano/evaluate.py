@@ -11,61 +11,18 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 import grace_st
+from grace_train.files import write_atomically
 from grace_train.nano.corpus import Corpus, RetrievalSet
-from grace_train.nano.files import write_atomically
+from grace_train.retrieval import CUTOFF, estimate, ndcg, retrieval_ranks
 
 SPLITS: tuple[Literal["dev", "test"], ...] = ("dev", "test")
-CUTOFF = 10
-RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over queries with a 95% bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def retrieval_ranks(queries: np.ndarray, documents: np.ndarray, relevant: Sequence[int]) -> np.ndarray:
-    """The rank of each query's document under cosine similarity.
-
-    Args:
-        queries: vectors [n, d], not zero.
-        documents: vectors [m, d], not zero.
-        relevant: per query the index of its document [n].
-
-    Returns:
-        Ranks [n], 0 is first. A document as similar as the relevant one is ranked before it: ties never
-        flatter.
-    """
-    queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
-    documents = documents / np.linalg.norm(documents, axis=1, keepdims=True)
-    similarity = queries @ documents.T
-    own = similarity[np.arange(len(queries)), list(relevant)]
-    ranks: np.ndarray = (similarity >= own[:, None]).sum(axis=1) - 1
-    return ranks
-
-
-def ndcg(ranks: np.ndarray, cutoff: int = CUTOFF) -> np.ndarray:
-    """Normalised discounted cumulative gain per query with one relevant document, from its rank [n]."""
-    return np.where(ranks < cutoff, 1.0 / np.log2(ranks + 2.0), 0.0)
-
-
-def estimate(values: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """Mean and 95% percentile-bootstrap interval over queries [n]."""
-    generator = np.random.default_rng(seed)
-    chosen = generator.integers(0, len(values), size=(resamples, len(values)))
-    low, high = np.quantile(values[chosen].mean(axis=1), [0.025, 0.975])
-    return Estimate(float(values.mean()), float(low), float(high))
 
 
 def swapped(retrieval: RetrievalSet, corpus: Corpus, seed: int = 0) -> dict[str, list[int]]:

@@ -27,8 +27,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from grace_train.files import write_atomically
 from grace_train.nano.corpus import Corpus
-from grace_train.nano.files import write_atomically
 from grace_train.nano.prompt import template_ids, text_ids
 
 logger = logging.getLogger(__name__)
