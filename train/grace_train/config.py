@@ -92,7 +92,9 @@ class RewardConfig:
     def __post_init__(self) -> None:
         for name in ("lambda_consistency", "lambda_hard", "gamma"):
             require(0 <= getattr(self, name) < float("inf"), f"reward.{name}", getattr(self, name), "a number >= 0")
-        require(self.scale is None or 0 < self.scale < float("inf"), "reward.scale", self.scale, "a number > 0, or null")
+        require(
+            self.scale is None or 0 < self.scale < float("inf"), "reward.scale", self.scale, "a number > 0, or null"
+        )
         require(0 < self.temperature < float("inf"), "reward.temperature", self.temperature, "a number > 0")
         require(
             self.soft_buffer is None or self.soft_buffer >= 1, "reward.soft_buffer", self.soft_buffer, "an integer >= 1"
@@ -182,7 +184,10 @@ class ComputeConfig:
 
     def __post_init__(self) -> None:
         require(
-            self.tokens_per_microbatch >= 1, "compute.tokens_per_microbatch", self.tokens_per_microbatch, "an integer >= 1"
+            self.tokens_per_microbatch >= 1,
+            "compute.tokens_per_microbatch",
+            self.tokens_per_microbatch,
+            "an integer >= 1",
         )
         require(self.threads is None or self.threads >= 1, "compute.threads", self.threads, "an integer >= 1, or null")
 
@@ -199,6 +204,9 @@ class EvalConfig:
     max_queries: int | None = option(None, "At most this many queries of each set; null is all.")
     patience: int | None = option(
         None, "Stop after this many evaluations in a row without a better nDCG@10; null is never."
+    )
+    kl: bool = option(
+        True, "Measure the KL divergence to the start model as well; without LoRA this keeps a copy of its weights."
     )
     keep: Literal["best", "last"] = option("best", "Which weights the model folder gets: the best on dev, or the last.")
 
@@ -272,8 +280,8 @@ class TrainConfig:
                 continue
             if self.algorithm.name in ("grpo", "rloo", "dapo"):
                 raise ConfigError(
-                    f"{key}=1 leaves {self.algorithm.name} nothing to compare a rollout with (its advantage would be 0): "
-                    f"use at least 2, or algorithm.name=remax or reinforce++"
+                    f"{key}=1 leaves {self.algorithm.name} nothing to compare a rollout with (its advantage would be "
+                    "0): use at least 2, or algorithm.name=remax or reinforce++"
                 )
             if self.reward.lambda_consistency > 0:
                 raise ConfigError(
@@ -284,7 +292,8 @@ class TrainConfig:
     def _check_batch(self) -> None:
         if self.batch_size == 1 and self.reward.lambda_hard > 0 and not self._is_infonce:
             raise ConfigError(
-                "batch_size=1 has no other instances for the hard-negative term: use at least 2, or reward.lambda_hard=0"
+                "batch_size=1 has no other instances for the hard-negative term: use at least 2, or "
+                "reward.lambda_hard=0"
             )
         if self.batch_size == 1 and self._is_infonce and self.data.negatives == 0:
             raise ConfigError(

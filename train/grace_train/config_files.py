@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any
 
 from grace_train.config import TrainConfig
 from grace_train.options import ConfigError
@@ -34,7 +34,9 @@ def read_values(name: str) -> dict[str, Any]:
     else:
         near = difflib.get_close_matches(name, bundled_names(), n=1)
         hint = f"did you mean {near[0]!r}? Bundled are" if near else "bundled are"
-        raise ConfigError(f"there is no configuration {name!r}, as a file or by name; {hint} {', '.join(bundled_names())}")
+        raise ConfigError(
+            f"there is no configuration {name!r}, as a file or by name; {hint} {', '.join(bundled_names())}"
+        )
     values = _parse(text, name)
     if not isinstance(values, dict):
         raise ConfigError(f"{name} must hold keys and values, got {type(values).__name__}")
@@ -98,7 +100,6 @@ def documented(name: str) -> str:
 
 
 def _documented_lines(settings: Any, indent: str) -> Iterator[str]:
-    hints = get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         documentation = field.metadata.get("doc", "")
@@ -111,16 +112,14 @@ def _documented_lines(settings: Any, indent: str) -> Iterator[str]:
         else:
             if documentation:
                 yield f"{indent}# {documentation}"
-            yield f"{indent}{field.name}: {_inline(value, hints[field.name])}"
+            yield f"{indent}{field.name}: {_inline(value)}"
 
 
-def _inline(value: Any, hint: Any) -> str:
+def _inline(value: Any) -> str:
     if value == "???":
         return "???"
     if isinstance(value, tuple):
         value = [dataclasses.asdict(item) if dataclasses.is_dataclass(item) else item for item in value]  # type: ignore[arg-type]
-    if isinstance(value, float) and hint is float:
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     text: str = _yaml().safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
 

@@ -73,7 +73,9 @@ def evaluate(policy: Policy, data: RetrievalData, *, progress: Progress | None =
     )
 
 
-def _rollouts(policy: Policy, texts: Sequence[str], instruction: str | None, progress: Progress | None) -> list[Rollout]:
+def _rollouts(
+    policy: Policy, texts: Sequence[str], instruction: str | None, progress: Progress | None
+) -> list[Rollout]:
     prompts = policy.module.prompts_of(texts, instruction)
     with policy.autocast():
         return policy.module.rollouts(prompts, Sampling(max_new_tokens=policy.module.max_new_tokens), progress=progress)

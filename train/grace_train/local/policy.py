@@ -161,6 +161,7 @@ class Policy:
             plain = type(self.model)(self._plain_config())
         plain.load_state_dict(weights, strict=False, assign=True)
         plain.tie_weights()
+        _copy_buffers(self.model, plain)
         missing = [key for key, parameter in plain.named_parameters() if parameter.is_meta]
         if missing:
             raise RuntimeError(f"no weights for {missing[0]}: {type(self.model).__name__} cannot be written")
@@ -320,6 +321,14 @@ def _add_lora(model: PreTrainedModel, lora: LoraConfig) -> Any:
         return peft.get_peft_model(model, settings, adapter_name=ADAPTER)
     except ValueError as error:
         raise ConfigError(f"lora.target_modules={lora.target_modules!r} does not fit the model: {error}") from error
+
+
+def _copy_buffers(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    """Give a model that was built without memory the buffers of another: rotary frequencies are in no checkpoint."""
+    buffers = dict(source.named_buffers())
+    for name, _ in list(target.named_buffers()):
+        owner, _, leaf = name.rpartition(".")
+        target.get_submodule(owner)._buffers[leaf] = buffers[name].detach().to("cpu", copy=True)
 
 
 def _frozen_copy(model: PreTrainedModel, dtype: torch.dtype | None) -> PreTrainedModel:

@@ -73,7 +73,9 @@ def score(batch: RolloutBatch, config: TrainConfig, budget: int) -> list[Side]:
             raise RuntimeError("the symmetric reward came without the queries' side")
         query_baseline = None if baseline is None or baseline.query_total is None else baseline.query_total[:, 0]
         sides.append(
-            _side("query_reward", batch.anchors, rewards.query_total, rewards.query_terms, query_baseline, config, budget)
+            _side(
+                "query_reward", batch.anchors, rewards.query_total, rewards.query_terms, query_baseline, config, budget
+            )
         )
     return sides
 
@@ -177,5 +179,3 @@ def rollout_count(batch: RolloutBatch) -> tuple[int, int]:
     everything: list[Rollout] = [rollout for group in (*batch.trained, *batch.anchors) for rollout in group.rollouts]
     everything += [rollout for row in batch.negatives for rollout in row]
     return len(everything), sum(action_count(rollout) for rollout in everything)
-
-

@@ -55,7 +55,7 @@ def samples_of(sides: Sequence[Side], instances: range) -> list[Sample]:
 
 
 @dataclass
-class _Sums:
+class Sums:
     """Sums over the tokens of an update, for the log."""
 
     loss: float = 0.0
@@ -117,16 +117,22 @@ class Learner:
         batches = [samples_of(sides, range(*borders[part : part + 2])) for part in range(parts)]
         batches = [samples for samples in batches if samples]
         old = [self._old_logprobs(samples) for samples in batches]
-        sums = _Sums()
+        sums = Sums()
         for samples, old_logprobs in zip(batches, old, strict=True):
-            self._accumulate(samples, old_logprobs, sums)
+            self.accumulate(samples, old_logprobs, sums)
             sums.norms.append(self._apply(step))
         return self._values(sums, rate)
 
     # ---------------------------------------------------------------- one optimiser step
 
-    def _accumulate(self, samples: Sequence[Sample], old_logprobs: Tensor | None, sums: _Sums) -> None:
-        """Add the gradients of a mini-batch, micro-batch by micro-batch."""
+    def accumulate(self, samples: Sequence[Sample], old_logprobs: Tensor | None, sums: Sums) -> None:
+        """Add the gradients of a mini-batch, micro-batch by micro-batch.
+
+        Args:
+            samples: The mini-batch, ``n`` rollouts of at most ``T`` tokens.
+            old_logprobs: ``[n, T]`` under the policy that generated; None where that is the present one.
+            sums: Added to, for the log.
+        """
         settings = self.config.algorithm
         advantages = torch.tensor([sample.advantage for sample in samples], device=self.policy.device)
         tokens = sum(len(sample.actions) for sample in samples)
@@ -215,7 +221,7 @@ class Learner:
         )
         return [batch.to(self.policy.device) for batch in batches]
 
-    def _values(self, sums: _Sums, rate: float) -> dict[str, float]:
+    def _values(self, sums: Sums, rate: float) -> dict[str, float]:
         if not sums.norms:
             return {"loss/learning_rate": rate, "loss/updates": 0.0}
         updates, tokens = len(sums.norms), sums.tokens

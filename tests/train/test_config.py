@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from grace_train.config import TrainConfig
+from grace_train.config_files import (
+    apply_change,
+    bundled_names,
+    differences,
+    documented,
+    dump,
+    load_config,
+    read_values,
+)
+from grace_train.options import ConfigError, keys_of
+
+BASE = ("model=m", "output=o", "data.train=t.jsonl")
+
+
+def make(*changes: str) -> TrainConfig:
+    values: dict[str, object] = {}
+    for change in (*BASE, *changes):
+        apply_change(values, change)
+    return TrainConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["rollout.group_size=1"], "rollout.group_size=1 leaves grpo nothing to compare"),
+        (["rollout.group_size=1", "algorithm.name=rloo"], "leaves rloo nothing"),
+        (["rollout.group_size=1", "algorithm.name=remax"], "no other rollout to be consistent with"),
+        (["rollout.query_group_size=1", "reward.variant=symmetric"], "rollout.query_group_size=1 leaves grpo nothing"),
+        (["batch_size=1"], "batch_size=1 has no other instances for the hard-negative term"),
+        (["batch_size=1", "reward.variant=infonce", "data.negatives=0"], "makes the infonce reward 0"),
+        (["batch_size=2", "algorithm.updates_per_batch=3"], "updates_per_batch=3 parts cannot be made"),
+        (["algorithm.name=rloo", "algorithm.normalize_std=true"], "normalize_std is an option of grpo"),
+        (["optimizer.learning_rate=0"], "optimizer.learning_rate must be a number > 0, got 0"),
+        (["optimizer.betas=[0.9]"], "optimizer.betas must be two numbers"),
+        (["steps=0"], "steps must be an integer >= 1"),
+        (["algorithm.clip_low=1.5"], "algorithm.clip_low must be between 0 and 1"),
+        (["reward.gamma=-1"], "reward.gamma must be a number >= 0"),
+        (["lr=1e-5"], "unknown key 'lr'"),
+        (["learning_rate=1e-5"], "did you mean 'optimizer.learning_rate'"),
+        (["reward.varaint=paper"], "did you mean 'reward.variant'"),
+        (["reward.variant=per_rolout"], "did you mean 'per_rollout'"),
+        (["engine=verll"], "engine must be one of"),
+    ],
+)
+def test_what_cannot_work_is_refused(changes: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(*changes)
+
+
+def test_small_groups_are_fine_where_nothing_compares_them() -> None:
+    make("rollout.group_size=1", "algorithm.name=remax", "reward.lambda_consistency=0")
+    make("batch_size=1", "reward.lambda_hard=0")
+
+
+def test_the_algorithm_decides_what_is_left_open() -> None:
+    assert (make().clip_high, make().length_penalty, make().min_spread) == (0.2, "below_group", None)
+    dapo = make("algorithm.name=dapo")
+    assert (dapo.clip_high, dapo.length_penalty, dapo.min_spread) == (0.28, "soft", 1e-3)
+    own = make("algorithm.name=dapo", "algorithm.clip_high=0.3", "reward.length_penalty=none", "algorithm.min_spread=0")
+    assert (own.clip_high, own.length_penalty, own.min_spread) == (0.3, "none", None)
+
+
+def test_query_rollouts() -> None:
+    assert make().query_rollouts == 1
+    assert make("reward.variant=symmetric").query_rollouts == 8
+    assert make("reward.variant=symmetric", "rollout.query_group_size=4").query_rollouts == 4
+    assert not make("reward.variant=symmetric", "mode=unsupervised").is_symmetric
+
+
+@pytest.mark.parametrize("name", bundled_names())
+def test_bundled_configurations_are_valid_and_documented(name: str) -> None:
+    values = read_values(name)
+    needed = [f"{key}=x" for key in ("model", "output") if key not in values]
+    if "train" not in values["data"]:
+        needed.append("data.train=x.jsonl")
+    config = load_config(name, needed)
+    page = documented(name)
+    shown = yaml.safe_load(page)
+    for key in keys_of(TrainConfig):
+        place = shown
+        for part in key.split("."):
+            place = place[part]  # every key is there
+    for key, old, new in differences(config.to_dict(), shown):
+        assert new == "???", (key, old, new)
+    lines = page.splitlines()
+    for number, line in enumerate(lines):
+        assert line.lstrip().startswith("#") or not line or lines[number - 1].lstrip().startswith("#"), line
+
+
+def test_the_papers_settings() -> None:
+    config = load_config("paper", ["output=o", "data.train=t.jsonl"])
+    assert (config.batch_size, config.rollout.group_size, config.epochs) == (64, 8, 2)
+    assert (config.optimizer.learning_rate, config.optimizer.schedule) == (1e-6, "constant")
+    assert (config.reward.lambda_consistency, config.reward.lambda_hard, config.reward.scale) == (0.2, 0.2, 10)
+    assert (config.algorithm.name, config.algorithm.normalize_std, config.algorithm.kl) == ("grpo", False, 0)
+
+
+def test_a_configuration_survives_yaml(tmp_path: Path) -> None:
+    config = make("optimizer.betas=[0.8, 0.9]", "data.train=[a.jsonl, {path: b.jsonl, weight: 2}]")
+    path = tmp_path / "run.yaml"
+    path.write_text(dump(config), encoding="utf-8")
+    assert load_config(str(path)) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("nanno", [], "there is no configuration 'nanno', as a file or by name; did you mean 'nano'"),
+        ("nano", ["steps"], "'steps' is not key=value"),
+        ("nano", ["=3"], "is not key=value"),
+        ("nano", ["model.name=3"], "model is 'grace-nano', which has no keys"),
+        ("nano", ["steps=[1"], "is not valid YAML"),
+    ],
+)
+def test_a_wrong_name_or_change_is_named(name: str, changes: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(name, changes)
+
+
+@pytest.mark.parametrize(("text", "message"), [("- 1\n", "must hold keys and values, got list"), ("a: [", "not valid")])
+def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(path))

@@ -1,0 +1,52 @@
+"""SIGINT and SIGTERM ask a run to end after the step that it is in; a second one ends it at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run ended early because it was asked to; its notes say how to go on."""
+
+
+class Interruption:
+    """Catches the signals while it is entered.
+
+    Only the main thread can: elsewhere signals do what they always do.
+
+    Args:
+        notify: Called with a line for the user when the first signal comes.
+
+    Attributes:
+        requested: The name of the signal that came, or None.
+    """
+
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self.requested: str | None = None
+        self._notify = notify
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested is not None:
+            raise KeyboardInterrupt
+        self.requested = signal.Signals(number).name
+        self._notify(f"{self.requested}: finishing this step, then a checkpoint (once more to stop at once)")

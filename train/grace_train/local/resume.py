@@ -1,0 +1,39 @@
+"""Which settings an interrupted run may go on with: those that do not change what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from grace_train.config import TrainConfig
+from grace_train.config_files import differences
+
+# Shown, kept or stopped differently, but trained in the same way.
+_FREE = ("output", "log.", "stop.", "checkpoint.", "eval.patience", "eval.keep", "data.cache", "data.on_bad_row")
+
+
+def check_same_run(config: TrainConfig, before: Mapping[str, Any]) -> None:
+    """Refuse to go on with a checkpoint of another configuration.
+
+    Args:
+        config: What was asked for now.
+        before: What the checkpoint was made with.
+
+    Raises:
+        ValueError: Names the settings that differ, with both values.
+    """
+    changed = [
+        (key, old, new)
+        for key, old, new in differences(before, config.to_dict())
+        if not key.startswith(_FREE) and not _is_longer(config, key, old, new)
+    ]
+    if changed:
+        told = "; ".join(f"{key} was {old!r} and is {new!r}" for key, old, new in changed)
+        raise ValueError(f"the run was made with other settings ({told}): use those, or start with --overwrite")
+
+
+def _is_longer(config: TrainConfig, key: str, old: Any, new: Any) -> bool:
+    """More steps at a constant rate: the first ones are the same."""
+    if key not in ("steps", "epochs") or config.optimizer.schedule != "constant":
+        return False
+    return old is not None and new is not None and new > old

@@ -1,0 +1,134 @@
+"""The folder of a run: model files at its top, and everything about the training in ``training/``."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from grace_st.bulk.lock import FolderLock
+from grace_st.config import CONFIG_NAME
+from grace_train.config import TrainConfig
+from grace_train.config_files import dump
+from grace_train.files import write_atomically
+from grace_train.local.checkpoints import CheckpointStore
+
+TRAINING = "training"
+SUMMARY = "summary.json"
+_LAST = "modules.json"
+_PACKAGES = ("grace-st", "torch", "transformers", "sentence-transformers", "peft", "numpy")
+
+
+class RunFolder:
+    """Where a run writes, held by this process alone until `release`.
+
+    Args:
+        config: The run.
+        resume: Go on with what is there, if there is something.
+        overwrite: Remove what an earlier run left, and start.
+
+    Attributes:
+        training: The folder of logs and checkpoints.
+        checkpoints: The checkpoints.
+        is_continued: Whether there is something to go on with.
+
+    Raises:
+        FileExistsError: There is something, and neither ``resume`` nor ``overwrite`` was given; or it is no run.
+        grace_st.bulk.lock.LockedError: Another process is at work there.
+    """
+
+    def __init__(self, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
+        self.path = Path(config.output).expanduser().resolve()
+        self.training = self.path / TRAINING
+        self.checkpoints = CheckpointStore(self.training / "checkpoints", config.checkpoint.keep)
+        self._check(Path(config.model).expanduser(), resume=resume, overwrite=overwrite)
+        self.training.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(self.training)
+        if overwrite:
+            self._clear()
+        self.is_continued = resume and bool(self.checkpoints.steps())
+        if not self.is_continued:
+            # A run that was killed before its first checkpoint has left nothing of use.
+            self._clear()
+            self._describe(config)
+
+    def _check(self, model: Path, *, resume: bool, overwrite: bool) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise FileExistsError(f"output={self.path} is a file: choose another output")
+        if model.is_dir() and self.path in (model.resolve(), *model.resolve().parents):
+            raise FileExistsError(f"output={self.path} is or holds the start model: choose another output")
+        if not self.path.is_dir() or not any(self.path.iterdir()):
+            return
+        if not self.training.is_dir():
+            what = "a model folder" if (self.path / CONFIG_NAME).is_file() else "not empty"
+            raise FileExistsError(f"output={self.path} is {what} and holds no training run: choose another output")
+        if not resume and not overwrite:
+            raise FileExistsError(
+                f"output={self.path} holds a run already: go on with it with --resume, replace it with --overwrite, "
+                "or choose another output"
+            )
+
+    def _clear(self) -> None:
+        """Remove what a run writes; anything else in the folder stays."""
+        for entry in self.training.iterdir():
+            if entry == self._lock.path:
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        if (self.path / CONFIG_NAME).is_file():
+            for entry in self.path.iterdir():
+                if entry != self.training and entry.is_file():
+                    entry.unlink()
+
+    def _describe(self, config: TrainConfig) -> None:
+        self.write_text("config.yaml", dump(config))
+        self.write_json("environment.json", _environment())
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file of ``training/``, atomically."""
+        write_atomically(self.training / name, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file of ``training/``, atomically."""
+        self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def summary(self) -> dict[str, Any] | None:
+        """What a finished run wrote about itself, or None."""
+        path = self.training / SUMMARY
+        if not path.is_file() or not (self.path / _LAST).is_file():
+            return None
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return summary
+
+    def publish(self, write: Callable[[Path], None]) -> None:
+        """Put model files at the top of the folder. ``modules.json`` comes last: without it nothing loads."""
+        partial = Path(tempfile.mkdtemp(prefix=".model.", suffix=".partial", dir=self.path))
+        try:
+            write(partial)
+            (self.path / _LAST).unlink(missing_ok=True)
+            entries = sorted(partial.iterdir(), key=lambda entry: entry.name == _LAST)
+            for entry in entries:
+                entry.replace(self.path / entry.name)
+        finally:
+            shutil.rmtree(partial)
+
+    def release(self) -> None:
+        """Let other processes in."""
+        self._lock.release()
+
+
+def _environment() -> dict[str, Any]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {"python": platform.python_version(), "platform": platform.platform(), "packages": versions}

@@ -1,0 +1,396 @@
+"""The local trainer: GRPO with contrastive rewards in one process.
+
+What one step does, in order (`Trainer._step`): draw a batch; generate, the vectors come with the rationales; reward;
+compare within groups; update. There is no critic, no second encoder, no second forward for the rewards. The rest of
+this file decides when to evaluate, save and stop.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from grace_st.engines.base import NonFiniteVectorError, Sampling
+from grace_train.config import TrainConfig
+from grace_train.data import BatchSampler, TrainingData, load_retrieval
+from grace_train.data.retrieval_data import RetrievalData
+from grace_train.local.checkpoints import RunState
+from grace_train.local.evaluation import METRIC, Evaluation, evaluate
+from grace_train.local.interruption import Interrupted, Interruption
+from grace_train.local.policy import Policy, load_policy
+from grace_train.local.resume import check_same_run
+from grace_train.local.rollouts import RolloutMaker
+from grace_train.local.run_folder import SUMMARY, RunFolder
+from grace_train.local.scoring import Side, describe, rollout_count, score
+from grace_train.local.update import Learner
+from grace_train.report.curves import draw_curves
+from grace_train.report.health import HealthMonitor, TrainingStopped
+from grace_train.report.live import LiveView
+from grace_train.report.log import METRICS_NAME, RunLog
+from grace_train.report.samples import SampleLog
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        summary: What ``training/summary.json`` holds: steps, why it ended, which step's weights were kept, and the
+            held-out figures before and after.
+    """
+
+    summary: dict[str, Any]
+
+
+def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False, quiet: bool = False) -> Outcome:
+    """Train as a configuration says, and write a model folder.
+
+    Args:
+        config: The run.
+        resume: Go on with what an interrupted run left in ``config.output``, if there is something.
+        overwrite: Replace an earlier run.
+        quiet: Show nothing while training.
+
+    Raises:
+        ValueError: Data, model or checkpoint do not fit the configuration; before training starts.
+        OSError: Something cannot be read or written.
+        TrainingStopped: The run was stopped for its own good; its note says what is kept.
+        Interrupted: SIGINT or SIGTERM came; its note says how to go on.
+    """
+    if config.compute.threads is not None:
+        torch.set_num_threads(config.compute.threads)
+    folder = RunFolder(config, resume=resume, overwrite=overwrite)
+    try:
+        finished = folder.summary() if folder.is_continued else None
+        if finished is not None and finished["steps"] == finished["planned_steps"] == config.steps:
+            check_same_run(config, folder.checkpoints.load().config)
+            return Outcome(finished)
+        with _Views(config, folder, quiet=quiet) as views:
+            return Trainer(config, folder, views).run()
+    finally:
+        folder.release()
+
+
+class _Views:
+    """Everything that shows or records a run, closed together."""
+
+    def __init__(self, config: TrainConfig, folder: RunFolder, *, quiet: bool) -> None:
+        self.log = RunLog(folder.training, config.log)
+        self.samples = SampleLog(folder.training)
+        self._every = config.log.every
+        self._quiet = quiet
+        self.live = LiveView(0, quiet=True)
+
+    def start(self, total: int) -> None:
+        """Begin the live line, once it is known how many steps there are."""
+        self.live = LiveView(total, every=self._every, quiet=self._quiet)
+
+    def __enter__(self) -> _Views:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.live.close()
+        self.log.close()
+
+
+class Trainer:
+    """One run.
+
+    Args:
+        config: The run.
+        folder: Where it writes, open.
+        views: What shows and records it.
+    """
+
+    def __init__(self, config: TrainConfig, folder: RunFolder, views: _Views) -> None:
+        self.config = config
+        self.folder = folder
+        self.views = views
+        # 1. The data first: a bad row must not cost the loading of a model.
+        self.data = TrainingData.load(config.data, config.mode, seed=config.seed)
+        self.sampler = BatchSampler(self.data, config.batch_size, config.seed)
+        self.total = config.steps or math.ceil(config.epochs * self.sampler.steps_per_epoch)
+        self.dev = self._retrieval(config.eval.dev) if config.eval.dev else self.data.held_out()
+        self.test = self._retrieval(config.eval.test) if config.eval.test else None
+        # 2. The model.
+        self.policy: Policy = load_policy(config, keep_reference=config.algorithm.kl > 0 or config.eval.kl)
+        self.fingerprint = self.policy.fingerprint()
+        self.learner = Learner(self.policy, config, self.total)
+        self.maker = RolloutMaker(self.policy, config)
+        weights = {
+            "positive": 1.0,
+            "negative": 1.0,
+            "consistency": config.reward.lambda_consistency,
+            "hard": config.reward.lambda_hard,
+        }
+        self.monitor = HealthMonitor(config.stop, weights)
+        # 3. What a checkpoint remembers beside weights and optimiser.
+        self.step = 0
+        self.progress: dict[str, Any] = {
+            "best_step": None,
+            "best": None,
+            "without_better": 0,
+            "stopped": None,
+            "start": {},
+            "dev": {},
+            "sample_texts": [],
+        }
+
+    def _retrieval(self, path: str) -> RetrievalData:
+        return load_retrieval(path, self.config.data, self.config.mode, max_queries=self.config.eval.max_queries)
+
+    # ---------------------------------------------------------------- the run
+
+    def run(self) -> Outcome:
+        """Train to the end, or until something stops it."""
+        with Interruption(lambda text: self.views.live.message(text)) as interruption, self._stopping():
+            if self.folder.is_continued:
+                self._restore()
+            else:
+                self._begin()
+            self.views.start(self.total)
+            while self.step < self.total and self.progress["stopped"] is None:
+                sides = self._advance()
+                improved = self._evaluate_if_due(sides)
+                self._sample_if_due()
+                last = self.step == self.total or self.progress["stopped"] is not None
+                if improved or last or interruption.requested or self.step % self.config.checkpoint.every == 0:
+                    self._save_checkpoint()
+                if interruption.requested and not last:
+                    raise self._interrupted(interruption.requested)
+            return self._finish()
+
+    def _begin(self) -> None:
+        """Before the first step: what the start model can do, and a checkpoint to go on from."""
+        if self.config.log.sample_texts:
+            self.progress["sample_texts"] = list(self.config.log.choose_texts(self._texts_to_show()))
+        start: dict[str, Any] = {}
+        if self.dev is not None and self.config.eval.every:
+            found = self._evaluate(self.dev, "dev")
+            start["dev"] = _figures(found)
+            self.views.log.record(0, found.values())
+            self._note_result(found)
+        if self.test is not None:
+            start["test"] = _figures(self._evaluate(self.test, "test"))
+        self.progress["start"] = start
+        self._record_samples()
+        self._save_checkpoint()
+
+    def _advance(self) -> list[Side]:
+        """One step with its log."""
+        step = self.step + 1
+        try:
+            values, sides = self._step(step)
+        except NonFiniteVectorError as error:
+            raise TrainingStopped(f"step {step}: {error}") from error
+        self.views.log.record(step, values)
+        self.views.live.update(step, values)
+        self.monitor.check(step, values)
+        self.step = step
+        return sides
+
+    def _step(self, step: int) -> tuple[dict[str, float], list[Side]]:
+        started = time.perf_counter()
+        # 1. A batch without repeated texts.
+        instances = self.sampler.next()
+        # 2. Rollouts: rationales, their log-probabilities, and the vectors that rewards compare.
+        if self.config.mode == "supervised":
+            batch = self.maker.supervised(instances, step)
+        else:
+            batch = self.maker.unsupervised(instances, step)
+        generated = time.perf_counter()
+        # 3. Rewards, length penalty, advantages.
+        sides = score(batch, self.config, self.maker.budget)
+        values = describe(batch, sides)
+        # 4. The update.
+        values |= self.learner.update(sides, step)
+        ended = time.perf_counter()
+        _, tokens = rollout_count(batch)
+        values |= {
+            "rollout/tokens_per_second": tokens / (generated - started),
+            "progress/epoch": float(self.sampler.epoch),
+            "time/step": ended - started,
+            "time/rollout": generated - started,
+            "time/update": ended - generated,
+        }
+        return values, sides
+
+    # ---------------------------------------------------------------- evaluation
+
+    def _evaluate_if_due(self, sides: list[Side]) -> bool:
+        """Evaluate on dev every so many steps and at the end. Returns whether it was the best so far."""
+        every = self.config.eval.every
+        if not every or not (self.step % every == 0 or self.step == self.total):
+            return False
+        values: dict[str, float] = {}
+        improved = False
+        if self.dev is not None:
+            found = self._evaluate(self.dev, "dev")
+            values |= found.values()
+            improved = self._note_result(found)
+        if self.config.algorithm.kl > 0 or self.config.eval.kl:
+            values["kl/start"] = self.learner.divergence_from_start(sides)
+        if values:
+            self.views.log.record(self.step, values)
+            self.views.live.update(self.step, values)
+        return improved
+
+    def _note_result(self, found: Evaluation) -> bool:
+        value = found.ndcg.mean
+        best = self.progress["best"]
+        # Kept with the step, so that the weights that are written need not be measured again.
+        known = self.progress["dev"]
+        kept = {str(step): known[str(step)] for step in (self.progress["best_step"],) if str(step) in known}
+        self.progress["dev"] = {**kept, str(self.step): _figures(found)}
+        if best is None or value > best:
+            if self.config.eval.keep == "best":
+                self.folder.checkpoints.save_best(self.step, self.policy.state_dict())
+            self.progress |= {"best": value, "best_step": self.step, "without_better": 0}
+            self.progress["dev"] = {str(self.step): self.progress["dev"][str(self.step)]}
+            return True
+        self.progress["without_better"] += 1
+        patience = self.config.eval.patience
+        if patience is not None and self.progress["without_better"] >= patience:
+            self.progress["stopped"] = f"{patience} evaluations in a row without a better {METRIC} on dev"
+        return False
+
+    def _evaluate(self, data: RetrievalData, name: str) -> Evaluation:
+        count = len(data.queries) + len(data.documents)
+        self.views.live.message(f"evaluating on {name}: {len(data.queries)} queries, {count} texts")
+        return evaluate(self.policy, data)
+
+    # ---------------------------------------------------------------- samples
+
+    def _texts_to_show(self) -> list[str]:
+        if self.dev is not None:
+            return [text for pair in zip(self.dev.queries, self.dev.documents, strict=False) for text in pair]
+        return self.data.first_texts(8)
+
+    def _sample_if_due(self) -> None:
+        if self.step % self.config.log.samples_every == 0 or self.step == self.total:
+            self._record_samples()
+
+    def _record_samples(self) -> None:
+        texts = self.progress["sample_texts"]
+        if not texts:
+            return
+        module = self.policy.module
+        prompts = module.prompts_of(texts, self.config.data.document_instruction)
+        with self.policy.autocast():
+            rollouts = module.rollouts(prompts, Sampling(max_new_tokens=module.max_new_tokens))
+        self.views.samples.record(
+            self.step,
+            texts,
+            [module.prompt.decode(rollout.ids) for rollout in rollouts],
+            [rollout.finished for rollout in rollouts],
+        )
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def _save_checkpoint(self) -> None:
+        self.folder.checkpoints.save(
+            RunState(
+                step=self.step,
+                weights=self.policy.state_dict(),
+                optimizer=self.learner.optimizer.state_dict(),
+                sampler=self.sampler.state_dict(),
+                monitor=self.monitor.state_dict(),
+                progress=self.progress,
+                config=self.config.to_dict(),
+                fingerprint=self.fingerprint,
+            )
+        )
+
+    def _restore(self) -> None:
+        state = self.folder.checkpoints.load()
+        check_same_run(self.config, state.config)
+        if state.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"the run in {self.folder.path} began with another model than what model={self.config.model} is now: "
+                "use that one, or start with --overwrite"
+            )
+        self.policy.load_state_dict(state.weights)
+        self.learner.optimizer.load_state_dict(state.optimizer)
+        self.sampler.load_state_dict(state.sampler)
+        self.monitor.load_state_dict(state.monitor)
+        self.progress = state.progress
+        self.step = state.step
+        self.views.log.continue_from(self.step)
+        self.views.samples.continue_from(self.step)
+        self.views.live.message(f"going on after step {self.step} of {self.total}")
+
+    def _interrupted(self, signal: str) -> Interrupted:
+        interrupted = Interrupted(signal)
+        interrupted.add_note(
+            f"({signal}) after step {self.step} of {self.total}; a checkpoint is in {self.folder.path}: go on with "
+            "--resume"
+        )
+        return interrupted
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """Where a run is stopped, draw its curves and say what is kept."""
+        try:
+            yield
+        except TrainingStopped as error:
+            self._draw_curves()
+            steps = self.folder.checkpoints.steps()
+            error.add_note(f"Log and curves are in {self.folder.training}; the last checkpoint is of step {steps[-1]}.")
+            raise
+
+    # ---------------------------------------------------------------- the end
+
+    def _finish(self) -> Outcome:
+        """Choose the weights, measure them on test, write the model folder."""
+        chosen, state = self.step, None
+        best = self.progress["best_step"]
+        if self.config.eval.keep == "best" and best is not None and best != self.step:
+            chosen, state = best, self.folder.checkpoints.load_best(best)
+            self.policy.load_state_dict(state)
+        end: dict[str, Any] = {}
+        if str(chosen) in self.progress["dev"]:
+            end["dev"] = self.progress["dev"][str(chosen)]
+        if self.test is not None:
+            end["test"] = _figures(self._evaluate(self.test, "test"))
+        dtype = getattr(torch, self.config.save_dtype) if self.config.save_dtype else self.policy.start_dtype
+        self.folder.publish(lambda path: self.policy.save(path, name=self.folder.path.name, dtype=dtype))
+        self._draw_curves()
+        summary = {
+            "output": str(self.folder.path),
+            "mode": self.config.mode,
+            "reward": self.config.reward.variant if self.config.mode == "supervised" else "self",
+            "steps": self.step,
+            "planned_steps": self.total,
+            "stopped": self.progress["stopped"],
+            "kept_step": chosen,
+            "before": self.progress["start"],
+            "after": end,
+        }
+        self.folder.write_json(SUMMARY, summary)
+        return Outcome(summary)
+
+    def _draw_curves(self) -> None:
+        metrics = self.folder.training / METRICS_NAME
+        if metrics.is_file():
+            draw_curves(metrics, self.folder.training / "curves.png")
+
+
+def _figures(found: Evaluation) -> dict[str, Any]:
+    """An evaluation for the summary: means with their 95% bootstrap intervals."""
+    return {
+        "queries": len(found.scores.ndcg),
+        METRIC: vars(found.ndcg),
+        "recall@1": vars(found.recall_at_1),
+        "length": found.length,
+        "eos_rate": found.eos_rate,
+        "unrelated_similarity": found.similarity,
+    }
