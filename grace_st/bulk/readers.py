@@ -1,6 +1,7 @@
-"""Readers: the rows of a file or a stream, one at a time, bad ones marked and not raised.
+"""Readers: the records of a file or a stream, one at a time, bad ones marked and not raised.
 
-A blank line of plain text is an empty text. Blank lines of JSONL and CSV hold no row and are passed over.
+`Source.records` knows formats; `Source.rows` makes ids and texts of the records, for encoding. A blank line of plain
+text is an empty text. Blank lines of JSONL and CSV hold no row and are passed over.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import csv
 import gzip
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from grace_st.bulk.formats import COMPRESSED, InputFormat, import_parquet
-from grace_st.bulk.rows import BadRow, InputError, Row, kind_of, listed, parse_json, row_of
+from grace_st.bulk.rows import BadRow, InputError, Record, Row, kind_of, listed, parse_json, row_of
+
+ColumnCheck = Callable[[list[str]], list[str]]
+"""Given the columns that a file has, refuses what is wrong with them and returns those that are wanted."""
 
 MAX_CSV_FIELD = 64 * 1024 * 1024
 """Longest field of a CSV file in characters. A quote that is never closed must not take the whole file in."""
@@ -77,17 +81,35 @@ class Source:
             InputError: The file as a whole is not what its format says.
             OSError: It cannot be read.
         """
+        for record in self.records(self._check_columns):
+            yield record if isinstance(record, BadRow) else self._row(record)
+
+    def records(self, check_columns: ColumnCheck) -> Iterator[Record | BadRow]:
+        """The records, each read when it is asked for. Those of plain text have one value, named by ``field``.
+
+        Args:
+            check_columns: Called with the columns of a CSV or Parquet file; of Parquet, only those that it returns
+                are read. JSON lines have no columns: each may have other fields.
+
+        Raises:
+            InputError: The file as a whole is not what its format says.
+            OSError: It cannot be read.
+        """
         if self.format == "parquet":
-            yield from self._parquet_rows()
+            yield from self._parquet_records(check_columns)
             return
         with self._open() as stream:
             lines = _Lines(stream)
             if self.format == "text":
-                yield from _text_rows(lines)
+                yield from self._text_records(lines)
             elif self.format == "jsonl":
-                yield from self._json_rows(lines)
+                yield from self._json_records(lines)
             else:
-                yield from self._csv_rows(lines, delimiter="," if self.format == "csv" else "\t")
+                yield from self._csv_records(lines, check_columns, delimiter="," if self.format == "csv" else "\t")
+
+    def _row(self, record: Record) -> Row | BadRow:
+        row = row_of(record.values, record.number, self.field, self.id_field)
+        return BadRow(record.place, row) if isinstance(row, str) else row
 
     @contextmanager
     def _open(self) -> Iterator[IO[bytes]]:
@@ -101,15 +123,23 @@ class Source:
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise InputError(f"{self.path} is no complete gzip file ({error}): make it anew") from error
 
-    def _json_rows(self, lines: _Lines) -> Iterator[Row | BadRow]:
+    def _text_records(self, lines: _Lines) -> Iterator[Record | BadRow]:
+        for number, line in enumerate(lines):
+            problem = lines.take_problem()
+            if problem is not None:
+                yield BadRow(f"row {number}", problem)
+            else:
+                yield Record(number, f"row {number}", {self.field: line.removesuffix("\n").removesuffix("\r")})
+
+    def _json_records(self, lines: _Lines) -> Iterator[Record | BadRow]:
         number = 0
         for line in lines:
             if not line.strip():
                 continue
-            yield self._json_row(lines, line, number)
+            yield self._json_record(lines, line, number)
             number += 1
 
-    def _json_row(self, lines: _Lines, line: str, number: int) -> Row | BadRow:
+    def _json_record(self, lines: _Lines, line: str, number: int) -> Record | BadRow:
         place = f"row {number} (line {lines.number})"
         problem = lines.take_problem()
         if problem is not None:
@@ -121,13 +151,14 @@ class Source:
         if not isinstance(record, dict):
             what = "a string" if isinstance(record, str) else kind_of(record)
             return BadRow(place, f"must be a JSON object with the field {self.field!r}, got {what}")
-        row = row_of(record, number, self.field, self.id_field)
-        return BadRow(place, row) if isinstance(row, str) else row
+        return Record(number, place, record)
 
-    def _csv_rows(self, lines: _Lines, delimiter: str) -> Iterator[Row | BadRow]:
+    def _csv_records(self, lines: _Lines, check_columns: ColumnCheck, delimiter: str) -> Iterator[Record | BadRow]:
         csv.field_size_limit(max(csv.field_size_limit(), MAX_CSV_FIELD))
         records = csv.reader(lines, delimiter=delimiter, strict=True)
         header = self._csv_header(records, lines)
+        if header:
+            check_columns(header)
         number, last_line = 0, lines.number
         while True:
             try:
@@ -144,8 +175,7 @@ class Source:
             if problem is None and len(values) != len(header):
                 problem = f"has {len(values)} values, and the header has {len(header)}"
             if problem is None:
-                row = row_of(dict(zip(header, values, strict=True)), number, self.field, self.id_field)
-                yield BadRow(place, row) if isinstance(row, str) else row
+                yield Record(number, place, dict(zip(header, values, strict=True)))
             else:
                 yield BadRow(place, problem)
             number += 1
@@ -158,38 +188,35 @@ class Source:
             problem = f"the header is not valid {self.format.upper()}: {error}"
         if problem is not None:
             raise InputError(f"{self.name}: line {lines.number}: {problem}")
-        if header:
-            self._check_columns(header)
         return header
 
-    def _check_columns(self, columns: list[str]) -> None:
+    def _check_columns(self, columns: list[str]) -> list[str]:
         for name, option in ((self.field, "--field"), (self.id_field, "--id-field")):
             if name is not None and columns.count(name) != 1:
                 trouble = "no column" if name not in columns else "more than one column"
                 raise InputError(f"{self.name} has {trouble} {name!r} ({listed(columns)}): name one with {option}")
+        return [self.field] if self.id_field in (None, self.field) else [self.field, self.id_field]
 
-    def _parquet_rows(self) -> Iterator[Row | BadRow]:
+    def _parquet_records(self, check_columns: ColumnCheck) -> Iterator[Record | BadRow]:
         pyarrow, parquet = import_parquet()
         try:
             with parquet.ParquetFile(self.path, pre_buffer=False) as file:
-                self._check_columns(file.schema_arrow.names)
-                wanted = [self.field] if self.id_field in (None, self.field) else [self.field, self.id_field]
+                wanted = check_columns(file.schema_arrow.names)
                 number = 0
                 for batch in file.iter_batches(_PARQUET_BATCH, columns=wanted):
                     for index in range(batch.num_rows):
-                        yield self._parquet_row(batch, index, number)
+                        yield _parquet_record(batch, index, number)
                         number += 1
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{self.name} is no readable Parquet file ({error}): make it anew") from error
 
-    def _parquet_row(self, batch: Any, index: int, number: int) -> Row | BadRow:
-        place = f"row {number}"
-        try:
-            record = {name: batch.column(name)[index].as_py() for name in batch.schema.names}
-        except UnicodeDecodeError as error:
-            return BadRow(place, f"not valid UTF-8: {error.reason}")
-        row = row_of(record, number, self.field, self.id_field)
-        return BadRow(place, row) if isinstance(row, str) else row
+
+def _parquet_record(batch: Any, index: int, number: int) -> Record | BadRow:
+    place = f"row {number}"
+    try:
+        return Record(number, place, {name: batch.column(name)[index].as_py() for name in batch.schema.names})
+    except UnicodeDecodeError as error:
+        return BadRow(place, f"not valid UTF-8: {error.reason}")
 
 
 class _Lines:
@@ -224,12 +251,3 @@ class _Lines:
         """What was wrong with the lines since the last call."""
         problem, self._problem = self._problem, None
         return problem
-
-
-def _text_rows(lines: _Lines) -> Iterator[Row | BadRow]:
-    for number, line in enumerate(lines):
-        problem = lines.take_problem()
-        if problem is not None:
-            yield BadRow(f"row {number}", problem)
-        else:
-            yield Row(number, line.removesuffix("\n").removesuffix("\r"))

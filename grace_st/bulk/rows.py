@@ -18,6 +18,21 @@ class InputError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Record:
+    """What a row of a file holds, before anything is asked of it.
+
+    Attributes:
+        number: The running number, from 0.
+        place: Where, as `BadRow.place`.
+        values: By field or column.
+    """
+
+    number: int
+    place: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """A text to encode.
 

@@ -68,9 +68,8 @@ def retrieval_scores(
     if cutoff < 1:
         raise ValueError(f"cutoff must be at least 1, got {cutoff}")
     ranks = _relevant_ranks(queries, documents, relevant, block)
-    ideal = np.cumsum(_discount(np.arange(cutoff)))
     return RetrievalScores(
-        ndcg=np.array([ndcg(own, cutoff).sum() / ideal[min(len(own), cutoff) - 1] for own in ranks]),
+        ndcg=np.array([_gain(own[:cutoff], cutoff) / _gain(np.arange(len(own))[:cutoff], cutoff) for own in ranks]),
         recall_at_1=np.array([(own[0] == 0) / len(own) for own in ranks]),
         mrr=np.array([1.0 / (own[0] + 1) for own in ranks]),
     )
@@ -95,7 +94,7 @@ def retrieval_ranks(queries: np.ndarray, documents: np.ndarray, relevant: Sequen
 
 def ndcg(ranks: np.ndarray, cutoff: int = CUTOFF) -> np.ndarray:
     """Discounted gain of documents at ``ranks`` ``[n]``: the nDCG of queries with one relevant document each."""
-    return np.where(ranks < cutoff, _discount(ranks), 0.0)
+    return np.where(ranks < cutoff, 1.0 / np.log2(ranks + 2.0), 0.0)
 
 
 def estimate(values: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
@@ -106,9 +105,8 @@ def estimate(values: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -
     return Estimate(float(values.mean()), float(low), float(high))
 
 
-def _discount(ranks: np.ndarray) -> np.ndarray:
-    discount: np.ndarray = 1.0 / np.log2(ranks + 2.0)
-    return discount
+def _gain(ranks: np.ndarray, cutoff: int) -> float:
+    return float(ndcg(ranks, cutoff).sum())
 
 
 def _relevant_ranks(

@@ -223,5 +223,5 @@ def _dress(axes: Axes, unit: str, *, share: bool) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(_GREY)
-    if share:
+    if share and axes.dataLim.y0 >= 0.0 and axes.dataLim.y1 <= 1.0:
         axes.set_ylim(-0.03, 1.03)

@@ -123,7 +123,7 @@ class LiveView:
 def format_line(step: int, total: int, values: Mapping[str, float], seconds_left: float | None) -> str:
     """A step as one line, the most important first; what is missing in the values is left out.
 
-    ``step 12/100  3:05 left  reward 6.83 (0.41)  positive 0.812 (0.031)  length 34  EOS 98%  1240 tokens/s``: in
+    ``step 12/100  3:05 left  reward 6.83 (0.410)  positive 0.812 (0.031)  length 34  EOS 98%  1240 tokens/s``: in
     brackets is the mean standard deviation within groups. A reward term that has 0 there trains nothing.
 
     Args:

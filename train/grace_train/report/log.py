@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,7 +72,11 @@ class RunLog:
         if self._tensorboard is not None:
             if self._writer is None:
                 self._writer = self._tensorboard.SummaryWriter(
-                    str(self._folder / TENSORBOARD_NAME), purge_step=self._purge_step, flush_secs=_FLUSH_SECONDS
+                    str(self._folder / TENSORBOARD_NAME),
+                    purge_step=self._purge_step,
+                    flush_secs=_FLUSH_SECONDS,
+                    # File names count whole seconds: a quick restart would write over the file before it.
+                    filename_suffix=f".{time.time_ns()}",
                 )
             for name, value in finite.items():
                 self._writer.add_scalar(name, value, step)

@@ -1,0 +1,1 @@
+"""Commands of ``grace-st`` that belong to training."""
