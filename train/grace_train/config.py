@@ -90,8 +90,9 @@ class RewardConfig:
     soft_buffer: int | None = option(None, "Tokens before the budget where soft begins; null is a fifth of the budget.")
 
     def __post_init__(self) -> None:
-        for name in ("lambda_consistency", "lambda_hard", "gamma"):
+        for name in ("lambda_consistency", "lambda_hard"):
             require(0 <= getattr(self, name) < float("inf"), f"reward.{name}", getattr(self, name), "a number >= 0")
+        require(0 < self.gamma < float("inf"), "reward.gamma", self.gamma, "a number > 0")
         require(
             self.scale is None or 0 < self.scale < float("inf"), "reward.scale", self.scale, "a number > 0, or null"
         )
@@ -99,6 +100,12 @@ class RewardConfig:
         require(
             self.soft_buffer is None or self.soft_buffer >= 1, "reward.soft_buffer", self.soft_buffer, "an integer >= 1"
         )
+        if self.hard_reduction == "max" and self.variant in ("paper", "infonce"):
+            raise ConfigError(f"reward.hard_reduction=max has no meaning for the variant {self.variant}: leave it out")
+        if self.other_positives and self.variant != "infonce":
+            raise ConfigError(
+                f"reward.other_positives is an option of infonce, and reward.variant is {self.variant}: leave it out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,12 +169,12 @@ class LoraConfig:
     """Low-rank adapters (Hu et al. 2021) through peft; merged into the weights of the model folder."""
 
     rank: int = option(0, "Rank of the adapters; 0 trains all weights.")
-    alpha: float | None = option(None, "Their scale is alpha / rank; null is twice the rank.")
+    alpha: int | None = option(None, "Their scale is alpha / rank; null is twice the rank.")
     target_modules: str | tuple[str, ...] = option("all-linear", "Names of the layers that get one.")
 
     def __post_init__(self) -> None:
         require(self.rank >= 0, "lora.rank", self.rank, "an integer >= 0")
-        require(self.alpha is None or self.alpha > 0, "lora.alpha", self.alpha, "a number > 0, or null")
+        require(self.alpha is None or self.alpha > 0, "lora.alpha", self.alpha, "an integer >= 1, or null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +207,11 @@ class EvalConfig:
         None, "Rows (query, positive) that choose the best step; null is data.holdout rows of the training data."
     )
     test: str | None = option(None, "Rows that are looked at twice: before training, and with the chosen weights.")
+    mode: Mode | None = option(
+        None,
+        "What dev and test hold: supervised (query, positive), or unsupervised (texts, of which the first half has to "
+        "find the second); null is mode.",
+    )
     every: int = option(50, "Steps between evaluations on dev; 0 is never.")
     max_queries: int | None = option(None, "At most this many queries of each set; null is all.")
     patience: int | None = option(

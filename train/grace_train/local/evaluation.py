@@ -65,11 +65,12 @@ def evaluate(policy: Policy, data: RetrievalData, *, progress: Progress | None =
     documents = _rollouts(policy, data.documents, data.document_instruction, progress)
     query_vectors, document_vectors = _vectors(queries), _vectors(documents)
     rollouts = [*queries, *documents]
+    relevant = [sorted(own) for own in data.relevant]
     return Evaluation(
-        scores=retrieval_scores(query_vectors, document_vectors, data.relevant),
+        scores=retrieval_scores(query_vectors, document_vectors, relevant),
         length=float(np.mean([len(rollout.ids) for rollout in rollouts])),
         eos_rate=float(np.mean([rollout.finished for rollout in rollouts])),
-        similarity=_unrelated(query_vectors, document_vectors, data.relevant),
+        similarity=_unrelated(query_vectors, document_vectors, relevant),
     )
 
 
@@ -92,6 +93,6 @@ def _unrelated(queries: np.ndarray, documents: np.ndarray, relevant: Sequence[Se
     total = float(queries.sum(axis=0) @ documents.sum(axis=0))
     pairs = len(queries) * len(documents)
     for query, own in zip(queries, relevant, strict=True):
-        total -= float((documents[list(own)] @ query).sum())
+        total -= float((documents[own] @ query).sum())
         pairs -= len(own)
     return total / max(1, pairs)

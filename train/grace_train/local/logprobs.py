@@ -62,7 +62,8 @@ def token_scores(
         chosen = logits.log_softmax(dim=-1).gather(1, some_targets[:, None])[:, 0]
         return chosen, entropy_terms(logits[None])[0] if entropy else torch.zeros_like(chosen)
 
-    vocabulary = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr, arg-type]
+    embedding: Any = model.get_input_embeddings()
+    vocabulary = int(embedding.weight.shape[0])
     piece = max(1, LOGITS_AT_ONCE // vocabulary)
     if len(targets) <= piece:
         scores = [score(states, targets)]
@@ -89,7 +90,8 @@ def _decoder_gives(model: PreTrainedModel, states: Tensor) -> Iterator[None]:
     decoder: Any = model.get_decoder()
     had_own = "forward" in decoder.__dict__
     own = decoder.__dict__.get("forward")
-    decoder.forward = lambda *_args, **_kwargs: BaseModelOutputWithPast(last_hidden_state=states)
+    done = BaseModelOutputWithPast(last_hidden_state=states)  # type: ignore[arg-type]
+    decoder.forward = lambda *_args, **_kwargs: done
     try:
         yield
     finally:

@@ -288,7 +288,7 @@ def _load_module(config: TrainConfig) -> GenerateThenPool:
 
 def _move(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
     """Move a model and cast its parameters alone: rotary frequencies are buffers, and do not survive half precision."""
-    model.to(device)
+    model.to(device)  # type: ignore[arg-type]
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
 

@@ -101,7 +101,18 @@ class RolloutMaker:
         self.config = config
         self.budget = policy.module.max_new_tokens
 
-    def supervised(self, instances: Sequence[Instance], step: int) -> RolloutBatch:
+    def make(self, batch: Sequence[Instance | TextInstance], step: int) -> RolloutBatch:
+        """The rollouts of a batch, supervised or not.
+
+        Args:
+            batch: ``B`` instances, all of one kind.
+            step: Decides the random numbers, together with the run's seed.
+        """
+        instances = [item for item in batch if isinstance(item, Instance)]
+        texts = [item for item in batch if isinstance(item, TextInstance)]
+        return self._supervised(instances, step) if instances else self._unsupervised(texts, step)
+
+    def _supervised(self, instances: Sequence[Instance], step: int) -> RolloutBatch:
         """One group for each positive and query, one rollout for each negative."""
         documents = [instance.document_instruction for instance in instances]
         positives = self._prompts([instance.positive for instance in instances], documents)
@@ -131,7 +142,7 @@ class RolloutMaker:
             torch.as_tensor(in_batch_mask(instances)),
         )
 
-    def unsupervised(self, texts: Sequence[TextInstance], step: int) -> RolloutBatch:
+    def _unsupervised(self, texts: Sequence[TextInstance], step: int) -> RolloutBatch:
         """``K`` rollouts of each text, and one more that is the anchor (Eq. 21)."""
         prompts = self._prompts([item.text for item in texts], [item.instruction for item in texts])
         groups = self._groups(prompts, self.config.rollout.group_size + 1, step, "text")

@@ -7,7 +7,6 @@ this file decides when to evaluate, save and stop.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Iterator
@@ -19,8 +18,9 @@ import torch
 
 from grace_st.engines.base import NonFiniteVectorError, Sampling
 from grace_train.config import TrainConfig
-from grace_train.data import BatchSampler, TrainingData, load_retrieval
-from grace_train.data.retrieval_data import RetrievalData
+from grace_train.data.batches import BatchSampler
+from grace_train.data.loading import load_training_data
+from grace_train.data.retrieval_data import RetrievalData, load_retrieval
 from grace_train.local.checkpoints import RunState
 from grace_train.local.evaluation import METRIC, Evaluation, evaluate
 from grace_train.local.interruption import Interrupted, Interruption
@@ -36,7 +36,8 @@ from grace_train.report.live import LiveView
 from grace_train.report.log import METRICS_NAME, RunLog
 from grace_train.report.samples import SampleLog
 
-logger = logging.getLogger(__name__)
+SAMPLE_ROWS = 64
+"""Rows whose texts are candidates for the rationale samples."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,10 @@ class Trainer:
         self.folder = folder
         self.views = views
         # 1. The data first: a bad row must not cost the loading of a model.
-        self.data = TrainingData.load(config.data, config.mode, seed=config.seed)
+        self.data, held_out = load_training_data(config.data, config.mode, seed=config.seed)
         self.sampler = BatchSampler(self.data, config.batch_size, config.seed)
         self.total = config.steps or math.ceil(config.epochs * self.sampler.steps_per_epoch)
-        self.dev = self._retrieval(config.eval.dev) if config.eval.dev else self.data.held_out()
+        self.dev = self._retrieval(config.eval.dev) if config.eval.dev else held_out
         self.test = self._retrieval(config.eval.test) if config.eval.test else None
         # 2. The model.
         self.policy: Policy = load_policy(config, keep_reference=config.algorithm.kl > 0 or config.eval.kl)
@@ -146,7 +147,9 @@ class Trainer:
         }
 
     def _retrieval(self, path: str) -> RetrievalData:
-        return load_retrieval(path, self.config.data, self.config.mode, max_queries=self.config.eval.max_queries)
+        settings = self.config.eval
+        mode = settings.mode or self.config.mode
+        return load_retrieval(path, self.config.data, mode=mode, max_queries=settings.max_queries)
 
     # ---------------------------------------------------------------- the run
 
@@ -203,10 +206,7 @@ class Trainer:
         # 1. A batch without repeated texts.
         instances = self.sampler.next()
         # 2. Rollouts: rationales, their log-probabilities, and the vectors that rewards compare.
-        if self.config.mode == "supervised":
-            batch = self.maker.supervised(instances, step)
-        else:
-            batch = self.maker.unsupervised(instances, step)
+        batch = self.maker.make(instances, step)
         generated = time.perf_counter()
         # 3. Rewards, length penalty, advantages.
         sides = score(batch, self.config, self.maker.budget)
@@ -273,7 +273,8 @@ class Trainer:
     def _texts_to_show(self) -> list[str]:
         if self.dev is not None:
             return [text for pair in zip(self.dev.queries, self.dev.documents, strict=False) for text in pair]
-        return self.data.first_texts(8)
+        source = self.data.sources[0]
+        return [source.store.row(int(index)).query for index in source.rows[:SAMPLE_ROWS]]
 
     def _sample_if_due(self) -> None:
         if self.step % self.config.log.samples_every == 0 or self.step == self.total:
