@@ -29,9 +29,7 @@ def within_group_std(values: Tensor) -> Tensor:
         ValueError: A shape or dtype that does not fit.
     """
     require_floats("values", values, "[B, K]")
-    values = full_precision(values)
-    # Relative to the group's first value, so that rounding of a mean cannot make equal values differ.
-    return (values - values[:, :1]).std(dim=1, correction=0).mean()
+    return full_precision(values).std(dim=1, correction=0).mean()
 
 
 def mean_off_diagonal_similarity(vectors: Tensor, mask: Tensor | None = None) -> Tensor:

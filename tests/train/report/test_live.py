@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -180,6 +181,18 @@ def test_a_live_line_keeps_the_last_evaluation(terminal: Terminal, monkeypatch: 
         view.update(2, {"reward/total": 7.0})
     last = [line for line in visible(terminal.getvalue()) if line][-1]
     assert last.startswith("step 2/9") and "reward 7.00" in last and last.endswith("nDCG@10 0.610")
+
+
+def test_log_records_appear_above_the_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    stderr, handler, logger = sys.stderr, logging.StreamHandler(), logging.getLogger("tests.live")
+    monkeypatch.setattr(logger, "handlers", [handler])
+    with LiveView(3) as view:
+        view.update(1, {})
+        logger.warning("look here")
+    assert visible(capsys.readouterr().err).count("look here") == 1
+    assert handler.stream is stderr and sys.stderr is stderr
 
 
 def test_stdout_stays_clean(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

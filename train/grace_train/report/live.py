@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -51,6 +52,7 @@ class LiveView:
         self._seconds: deque[float] = deque(maxlen=_RECENT_STEPS)
         self._last: tuple[int, float] | None = None
         self._shown: dict[str, float] = {}
+        self._redirected: list[logging.StreamHandler[Any]] = []
         self._live = self._start_live() if not quiet and self._stream.isatty() else None
 
     def __enter__(self) -> LiveView:
@@ -89,6 +91,8 @@ class LiveView:
         """Leave the last line where it is and give the terminal back."""
         if self._live is not None:
             self._live.stop()
+            for handler in self._redirected:
+                handler.setStream(self._stream)
             self._live = None
             self._quiet = True
 
@@ -100,7 +104,18 @@ class LiveView:
         # stdout stays what it is: rich would send it to this console, which is stderr.
         live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=not own)
         live.start()
+        if not own:
+            self._redirect_logging()
         return live
+
+    def _redirect_logging(self) -> None:
+        """Let log records appear above the running line: their handlers hold the stderr of before."""
+        known = [logging.root, *logging.root.manager.loggerDict.values()]
+        loggers = [logger for logger in known if isinstance(logger, logging.Logger)]
+        for handler in {handler for logger in loggers for handler in logger.handlers}:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is self._stream:
+                handler.setStream(sys.stderr)
+                self._redirected.append(handler)
 
     def _write(self, line: str) -> None:
         self._stream.write(f"{line}\n")

@@ -25,7 +25,8 @@ class RunLog:
 
     ``metrics.jsonl`` in the run's folder gets a line for each call of `record`: ``{"step": 3, "reward/total": 6.8}``.
     JSON has no word for NaN and infinity, so they are ``null`` there, and `read_metrics` gives NaN for it. The other
-    two are optional and leave such values out.
+    two are optional and leave such values out. TensorBoard's names hold no ``@``: it shows
+    ``eval/ndcg_10``.
 
     Args:
         folder: The run's folder; made when something is written.
