@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grace_st.cli.terminal import printable
-from grace_train.data.check import LISTED_SOURCES, Report, Spread
+from grace_train.data.check import Report, Spread
 
 
 def show(console: Console, report: Report) -> None:
@@ -87,13 +87,12 @@ def _show_lengths(console: Console, report: Report) -> None:
 
 
 def _show_sources(console: Console, report: Report) -> None:
-    if report.sources is None:
+    if not report.sources:
         return
-    shown = list(report.sources.items())[:LISTED_SOURCES]
-    console.print(Text(f"\nRows by their field source ({len(report.sources)} different):"))
-    console.print(_grid((printable(name), str(number)) for name, number in shown))
-    if len(report.sources) > len(shown):
-        console.print(Text(f"... and {len(report.sources) - len(shown)} more", style="dim"))
+    console.print(Text("\nRows by their field source:"))
+    console.print(_grid((printable(name), str(number)) for name, number in report.sources.items()))
+    if report.source_count is not None and report.source_count > len(report.sources):
+        console.print(Text(f"... and {report.source_count - len(report.sources)} others", style="dim"))
 
 
 def _show_bad_rows(console: Console, report: Report) -> None:

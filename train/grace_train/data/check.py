@@ -8,7 +8,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,8 @@ class Report:
         query_is_positive: Rows whose query is one of their positives.
         false_negatives: Negatives left out for being the query or a positive of their row.
         empty_negatives: Negatives left out for being empty.
-        sources: Rows by their field ``source``, most first; None where they have none or too many different ones.
+        sources: Rows by their field ``source``, the most frequent ones first.
+        source_count: How many different ones there are; None where there are too many to be counted.
         max_seq_length: Of the model; None without one.
     """
 
@@ -108,7 +109,8 @@ class Report:
     query_is_positive: int
     false_negatives: int
     empty_negatives: int
-    sources: dict[str, int] | None
+    sources: dict[str, int]
+    source_count: int | None
     max_seq_length: int | None
 
 
@@ -242,13 +244,12 @@ class _Counts:
             query_is_positive=self._query_is_positive,
             false_negatives=self._false_negatives,
             empty_negatives=self._empty_negatives,
-            sources=dict(self._sources.most_common()) if self._sources else None,
+            sources=dict(() if self._sources is None else self._sources.most_common(LISTED_SOURCES)),
+            source_count=None if self._sources is None else len(self._sources),
             max_seq_length=None if self._limit is None else self._limit.most,
         )
 
 
 def as_json(report: Report) -> dict[str, Any]:
     """A report as JSON has it."""
-    from dataclasses import asdict
-
     return asdict(report)
