@@ -202,6 +202,8 @@ def test_another_run_s_state_is_refused(tmp_path: Path) -> None:
         BatchSampler(data, 2, 1).load_state_dict(state)
     with pytest.raises(ValueError, match="it had 0 with 6 rows, and there are 0 with 5 rows now"):
         BatchSampler(training_data(tmp_path, pairs(5)), 2, 0).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"0 has other texts than in the run that is continued"):
+        BatchSampler(training_data(tmp_path, pairs(6, "x")), 2, 0).load_state_dict(state)
 
 
 def test_the_mask_tells_who_shares_a_text() -> None:
