@@ -23,5 +23,6 @@ def _measured(rows: int, folder: Path) -> dict[str, float]:
 def test_ten_times_the_rows_take_no_more_memory(tmp_path: Path) -> None:
     small, large = _measured(20_000, tmp_path), _measured(200_000, tmp_path)
     assert large["file"] > 250
-    # Keys and order take some 100 bytes a row while a run starts; the texts themselves take nothing.
-    assert large["growth"] - small["growth"] < 40
+    # Keys and order take some 30 bytes a row; the texts themselves take nothing, mapped pages included.
+    for name in ("growth", "growth_with_mapped_files"):
+        assert large[name] - small[name] < 60, name
