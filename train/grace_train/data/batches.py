@@ -113,7 +113,7 @@ class BatchSampler:
         return {
             "seed": self.seed,
             "sources": [
-                {"name": source.name, "rows": len(source.rows), **queue.state()}
+                {"name": source.name, "rows": len(source.rows), "digest": source.digest, **queue.state()}
                 for source, queue in zip(self.data.sources, self._queues, strict=True)
             ],
         }
@@ -136,6 +136,12 @@ class BatchSampler:
                 f"the training data are not those of the run that is continued: it had {_described(then)}, and there "
                 f"are {_described(now)} now; start a new run, or give the same data"
             )
+        for source, saved in zip(self.data.sources, state["sources"], strict=True):
+            if source.digest != saved["digest"]:
+                raise ValueError(
+                    f"{source.name} has other texts than in the run that is continued: start a new run, or give the "
+                    "same data"
+                )
         for queue, saved in zip(self._queues, state["sources"], strict=True):
             queue.load(saved)
 

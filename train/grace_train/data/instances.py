@@ -175,14 +175,14 @@ class RecordParser:
     def _field(self, role: str, names: Collection[str]) -> str | None:
         """The field of a role among some names."""
         named = self._named[role]
-        candidates = _SINGULAR_OR_PLURAL[role] if named is None else (named,)
+        candidates: tuple[str, ...] = _SINGULAR_OR_PLURAL[role] if named is None else (named,)
         found = [name for name in candidates if name in names]
         if not found:
             return None
         if len(found) > 1 or self._settled.setdefault(role, found[0]) != found[0]:
             raise InputError(
-                f"{self._path} has both {candidates[0]!r} and {candidates[1]!r}: name the one to use with "
-                f"{self._option_name(f'{role}_field', candidates[0])}"
+                f"{self._path} has both {' and '.join(map(repr, candidates))}: name the one to use with "
+                f"{self._option_name(f'{role}_field', found[0])}"
             )
         return found[0]
 

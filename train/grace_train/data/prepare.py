@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -75,7 +76,8 @@ def _key(source: RecordSource, config: SourceConfig, mode: Mode) -> str:
 
 def _write(source: RecordSource, config: SourceConfig, on_bad_row: OnBadRow, mode: Mode, folder: Path) -> None:
     before = source.identity()
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
+    partial = folder.with_name(f"{folder.name}.partial-{secrets.token_hex(8)}")
+    partial.mkdir()
     try:
         parser = RecordParser(config, mode)
         with RowWriter(partial, StoreFacts(mode=mode)) as writer:
@@ -125,5 +127,6 @@ def _check(path: str, facts: StoreFacts, on_bad_row: OnBadRow) -> None:
 def _remove_abandoned(root: Path) -> None:
     """Remove what processes that were killed left behind."""
     for partial in root.glob("*.partial-*"):
-        if time.time() - partial.stat().st_mtime > _ABANDONED_S:
-            shutil.rmtree(partial, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process may just have finished it
+            if time.time() - partial.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(partial, ignore_errors=True)

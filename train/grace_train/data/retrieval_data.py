@@ -134,6 +134,8 @@ def _from_rows(rows: Iterable[StoredRow], mode: Mode, name: str) -> RetrievalDat
                 relevant.setdefault(query, set()).add(place)
     if not queries:
         raise InputError(f"{name} has no text of {FEWEST_WORDS} words or more to be cut in two: evaluate on other data")
+    if len(documents) < 2:
+        raise InputError(f"{name} has a single document, which every query finds: evaluate on other data")
     return RetrievalData(
         queries=tuple(queries.values()),
         documents=tuple(documents.values()),

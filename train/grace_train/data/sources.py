@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +32,14 @@ class TrainingSource:
     weight: float = 1.0
     query_instruction: str | None = None
     document_instruction: str | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells these rows from others, by the keys of their queries and positives."""
+        keys, counts = self.keys()
+        digest = hashlib.blake2b(keys.tobytes(), digest_size=16)
+        digest.update(counts.tobytes())
+        return digest.hexdigest()
 
     def keys(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """The keys of all rows ``[keys]``, one row after the other, and how many each row has ``[n]``."""

@@ -6,6 +6,7 @@ Knows rows, not where they come from. A folder is complete when it has its final
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -22,6 +23,8 @@ from grace_train.data.instances import Example
 
 ROWS_PER_BATCH = 1024
 _CHARACTERS_PER_BATCH = 8_000_000  # so that a few very long rows do not make a huge batch in memory
+
+_ROWS_KEPT_MAPPED = 32
 
 _ROWS, _KEYS, _OFFSETS, _STARTS, _FACTS = "rows.arrow", "keys.u64", "offsets.i64", "starts.i64", "facts.json"
 _KEY_TYPE, _OFFSET_TYPE = np.dtype("<u8"), np.dtype("<i8")
@@ -79,6 +82,7 @@ class RowStore:
     def __post_init__(self) -> None:
         self.facts = StoreFacts(**json.loads((self.folder / _FACTS).read_text(encoding="utf-8")))
         self._starts = np.fromfile(self.folder / _STARTS, _OFFSET_TYPE)
+        self._rows_read = 0
 
     def __len__(self) -> int:
         return self.facts.rows
@@ -94,9 +98,14 @@ class RowStore:
         return np.memmap(self.folder / _OFFSETS, _OFFSET_TYPE, mode="r").view(np.ndarray)
 
     @cached_property
+    def _map(self) -> mmap.mmap:
+        with (self.folder / _ROWS).open("rb") as stream:
+            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+    @cached_property
     def _batches(self) -> Any:
         pyarrow, _ = import_parquet()
-        return pyarrow.ipc.open_file(pyarrow.memory_map(str(self.folder / _ROWS)))
+        return pyarrow.ipc.open_file(pyarrow.BufferReader(pyarrow.py_buffer(self._map)))
 
     def keys_of(self, index: int) -> list[int]:
         """The keys of a row."""
@@ -106,6 +115,11 @@ class RowStore:
 
     def row(self, index: int) -> StoredRow:
         """A row by its index in the store."""
+        self._rows_read += 1
+        if self._rows_read % _ROWS_KEPT_MAPPED == 0:
+            # Reading here and there maps the whole file in the end, which counts as this process's memory. The pages
+            # stay in the system's cache, as far as it has room.
+            self._map.madvise(mmap.MADV_DONTNEED)
         batch_index = int(np.searchsorted(self._starts, index, side="right")) - 1
         batch = self._batches.get_batch(batch_index)
         number, query, positives, negatives = (

@@ -1,0 +1,125 @@
+"""``grace-st data``: training data looked at before they are trained on.
+
+Arguments and results; the work is in ``grace_train.data``. ``data_view`` draws the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grace_st.bulk.formats import COMPRESSED, INPUT_FORMATS
+from grace_st.cli.command import Command, CommandError
+from grace_st.cli.terminal import open_console, quiet_libraries, write_json
+from grace_train.data.config import MODES, Mode, SourceConfig
+
+if TYPE_CHECKING:
+    from grace_train.data.check import TokenLimit
+
+BUNDLED_MODEL = "grace-nano"
+
+EXIT_BAD_ROWS = 1
+
+_FIELDS = {
+    "query": "the query (default: query)",
+    "positive": "the positives, a text or a list of texts (default: positive or positives)",
+    "negative": "the negatives, a text or a list of texts (default: negative or negatives, if there)",
+    "text": "the text in unsupervised training (default: text)",
+}
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("check",), metavar="check", help="read every row and report")
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="a file (.jsonl, .csv, .tsv, .txt, also with .gz; .parquet), a folder saved by datasets, the name of a "
+        "data set on the hub, or nano for the bundled data",
+    )
+    parser.add_argument(
+        "--mode", choices=MODES, help="what it is to be used for (default: supervised; unsupervised for plain text)"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        help=f"measure texts in this model's tokens as well: a model folder, or {BUNDLED_MODEL}, the bundled one",
+    )
+    for role, help_ in _FIELDS.items():
+        parser.add_argument(f"--{role}-field", metavar="NAME", help=f"field of {help_}")
+    parser.add_argument("--format", choices=INPUT_FORMATS, help="how the file is read (default: by suffix)")
+    parser.add_argument("--split", metavar="NAME", help="split of a data set (default: train)")
+    parser.add_argument("--subset", metavar="NAME", help="subset of a data set on the hub")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    names = ("format", "split", "subset", *(f"{role}_field" for role in _FIELDS))
+    config = SourceConfig(path=arguments.file, **{name: getattr(arguments, name) for name in names})
+    limit = None if arguments.model is None else _limit(arguments.model)
+
+    from grace_train.cli.data_view import show
+    from grace_train.data.check import as_json, check_source
+
+    report = check_source(config, _mode(arguments), limit=limit, option_name=_option_name)
+    if arguments.json:
+        write_json(as_json(report))
+    else:
+        show(open_console(), report)
+    return EXIT_BAD_ROWS if report.bad_rows else 0
+
+
+def _option_name(name: str, value: str) -> str:
+    return f"--{name.replace('_', '-')} {value}"
+
+
+def _mode(arguments: argparse.Namespace) -> Mode:
+    if arguments.mode is not None:
+        given: Mode = arguments.mode
+        return given
+    name = arguments.file.lower().removesuffix(COMPRESSED)
+    is_text = arguments.format == "text" or (arguments.format is None and name.endswith(".txt"))
+    return "unsupervised" if is_text else "supervised"
+
+
+def _limit(model: str) -> TokenLimit:
+    import grace_st
+
+    folder = Path(model).expanduser()
+    if not folder.is_dir() and model == BUNDLED_MODEL:
+        folder = grace_st.nano_path()
+    if not (folder / "grace_config.json").is_file():
+        raise CommandError(
+            f"{model} is not a GRACE model folder (it needs grace_config.json): make one with "
+            f"`grace-st convert SOURCE FOLDER`, or try --model {BUNDLED_MODEL}"
+        )
+    quiet_libraries()
+    from transformers import AutoTokenizer
+
+    from grace_st.prompt import RepresentationPrompt
+    from grace_train.data.check import TokenLimit
+
+    config = grace_st.GraceConfig.from_file(folder / "grace_config.json")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompt = RepresentationPrompt(tokenizer, config.head, config.tail, config.eos_token_ids)
+
+    def count(texts: Sequence[str]) -> list[int]:
+        return [len(tokens.ids) for tokens in prompt.tokenize(texts, max_seq_length=2**31)]
+
+    return TokenLimit(count=count, most=config.max_seq_length)
+
+
+COMMAND = Command(
+    summary="check training data before training",
+    description=(
+        "Read a file of training data as training would, and report bad rows, lengths, duplicates and false negatives. "
+        "The exit code is 0 if every row can be used, 1 if some cannot, and 2 if the file as a whole cannot be used."
+    ),
+    examples=(
+        "grace-st data check pairs.jsonl --query-field question --positive-field answer",
+        "grace-st data check wiki.txt --model grace-nano",
+        "grace-st data check nano --json",
+    ),
+    configure=_configure,
+    run=_run,
+)
