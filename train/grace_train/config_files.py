@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from grace_train.config import TrainConfig
+from grace_train.extras import require_packages
 from grace_train.options import ConfigError
 
 
@@ -133,11 +135,8 @@ def _parse(text: str, name: str) -> Any:
 
 
 def _yaml() -> ModuleType:
-    try:
-        import yaml
-    except ImportError as error:
-        raise ConfigError("configurations are YAML, which needs pyyaml: pip install 'grace-st[train]'") from error
-    return yaml
+    require_packages("yaml")
+    return importlib.import_module("yaml")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> list[tuple[str, Any, Any]]:

@@ -21,6 +21,7 @@ from grace_train.config import TrainConfig
 from grace_train.data.batches import BatchSampler
 from grace_train.data.loading import load_training_data
 from grace_train.data.retrieval_data import RetrievalData, load_retrieval
+from grace_train.extras import TRAINING, require_packages
 from grace_train.local.checkpoints import RunState
 from grace_train.local.evaluation import METRIC, Evaluation, evaluate
 from grace_train.local.interruption import Interrupted, Interruption
@@ -67,6 +68,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         TrainingStopped: The run was stopped for its own good; its note says what is kept.
         Interrupted: SIGINT or SIGTERM came; its note says how to go on.
     """
+    require_packages(*TRAINING)
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
     folder = RunFolder(config, resume=resume, overwrite=overwrite)
