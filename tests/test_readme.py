@@ -33,7 +33,7 @@ def test_the_python_of_the_readme_runs(
 
 
 def test_the_demo_of_the_readme_is_what_the_demo_shows(capsys: pytest.CaptureFixture[str]) -> None:
-    (excerpt,) = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)
+    excerpt = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)[0]
     assert main(["demo"]) == 0
     shown = {line.rstrip() for line in capsys.readouterr().out.splitlines()}
     assert [line for line in excerpt.splitlines() if line not in shown] == []

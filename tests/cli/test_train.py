@@ -25,7 +25,7 @@ def test_show_config_documents_every_key(capsys: pytest.CaptureFixture[str]) -> 
         ([], "no configuration given: name a YAML file, or one of nano"),
         (["steps=3"], "'steps=3' stands where the configuration does"),
         (["nanoo"], "did you mean 'nano'"),
-        (["nano", "rewrd.variant=paper"], "did you mean 'reward.variant'"),
+        (["nano", "reward.varaint=paper"], "did you mean 'reward.variant'"),
         (["nano", "--resume", "rollout.group_size=1"], "rollout.group_size=1 leaves grpo nothing"),
         (["nano", "--show-config", "nano"], "--show-config stands alone"),
         (["qwen2.5-1.5b", "output=x"], "data.train is missing"),
@@ -89,7 +89,7 @@ def test_a_run_and_its_summary(grace_folder: GraceFolder, tmp_path: Path, capsys
         "prompt": {"max_new_tokens": 4},
         "rollout": {"group_size": 2},
         "compute": {"device": "cpu"},
-        "log": {"tensorboard": False},
+        "log": {"tensorboard": False, "curves": False},
     }
     config.write_text(yaml.safe_dump(settings), encoding="utf-8")
     assert main(["train", str(config), "--resume", "eval.every=1"]) == 0

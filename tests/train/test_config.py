@@ -48,6 +48,7 @@ def make(*changes: str) -> TrainConfig:
         (["lr=1e-5"], "unknown key 'lr'"),
         (["learning_rate=1e-5"], "did you mean 'optimizer.learning_rate'"),
         (["reward.varaint=paper"], "did you mean 'reward.variant'"),
+        (["rewrd.variant=paper"], "did you mean 'reward'"),
         (["reward.variant=per_rolout"], "did you mean 'per_rollout'"),
         (["engine=verll"], "engine must be one of"),
     ],

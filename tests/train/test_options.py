@@ -37,9 +37,10 @@ def test_values_are_read_and_defaults_filled_in() -> None:
     [
         ({}, "name is missing: A name."),
         ({"name": "a", "nmae": 1}, "unknown key 'nmae'; did you mean 'name'"),
+        ({"name": "a", "iner": {"rate": 1}}, "unknown key 'iner'; did you mean 'inner'"),
         ({"name": "a", "rate": 1}, "unknown key 'rate'; did you mean 'inner.rate'"),
         ({"name": "a", "inner": {"rat": 1}}, "unknown key 'inner.rat'; did you mean 'inner.rate'"),
-        ({"name": "a", "zzzzzz": 1}, "known keys: name, count, pair, parts, inner.rate, inner.kind"),
+        ({"name": "a", "zzzzzz": 1}, "known keys: name, count, pair, parts, inner"),
         ({"name": 3}, "name must be a string, got 3"),
         ({"name": "a", "count": True}, "count must be an integer, got True"),
         ({"name": "a", "count": 1.5}, "count must be an integer, got 1.5"),

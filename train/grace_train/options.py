@@ -92,12 +92,13 @@ def _settings_class(hint: Any) -> type[Any] | None:
 
 
 def _unknown(cls: type[Any], key: str, at: str) -> str:
-    known = list(keys_of(cls, at))
-    # Also against the last part: `lr` is nearer to `optimizer.lr` than its whole name tells.
-    by_leaf = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
+    here = [_join(at, field.name) for field in dataclasses.fields(cls)]
+    everything = list(keys_of(cls, at))
+    # Also against the last part: `rate` is nearer to `optimizer.rate` than its whole name tells.
+    by_leaf = {name.rsplit(".", 1)[-1]: name for name in reversed(everything)}
     wanted = _join(at, key)
-    near = difflib.get_close_matches(wanted, known, n=1) or difflib.get_close_matches(key, by_leaf, n=1)
-    hint = f"did you mean {by_leaf.get(near[0], near[0])!r}?" if near else f"known keys: {', '.join(known)}"
+    near = difflib.get_close_matches(wanted, [*here, *everything], n=1) or difflib.get_close_matches(key, by_leaf, n=1)
+    hint = f"did you mean {by_leaf.get(near[0], near[0])!r}?" if near else f"known keys: {', '.join(here)}"
     return f"unknown key {wanted!r}; {hint}"
 
 

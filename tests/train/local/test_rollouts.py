@@ -126,7 +126,7 @@ def test_remax_compares_with_the_greedy_rollout(policy: Policy, make_config: Mak
 
 
 def test_dapo_penalises_softly_and_drops_groups_that_agree(policy: Policy, make_config: MakeConfig) -> None:
-    config = make_config("algorithm.name=dapo", "algorithm.min_spread=1000")
+    config = make_config("algorithm.name=dapo", "algorithm.min_spread=1000", "reward.length_penalty=soft")
     batch = RolloutMaker(policy, config).make(INSTANCES, 1)
     (side,) = score(batch, config, budget=6)
     assert not side.kept.any()

@@ -48,7 +48,7 @@ def same_weights(one: TrainConfig, other: TrainConfig) -> bool:
 
 
 def test_a_run_leaves_a_model_and_its_story(make_config: MakeConfig) -> None:
-    config = make_config("save_dtype=float32", "eval.keep=last", "log.tensorboard=true")
+    config = make_config("save_dtype=float32", "eval.keep=last", "log.tensorboard=true", "log.curves=true")
     outcome = train(config, quiet=True)
     output = Path(config.output)
 
@@ -89,10 +89,10 @@ def test_a_run_leaves_a_model_and_its_story(make_config: MakeConfig) -> None:
     "changes",
     [
         ["mode=unsupervised", "data.text_field=positive", "eval.mode=supervised"],
-        ["reward.variant=paper", "reward.length_penalty=replace"],
+        ["reward.variant=paper"],
         ["reward.variant=symmetric", "rollout.query_group_size=2", "algorithm.name=remax"],
         ["reward.variant=infonce", "algorithm.name=rloo", "algorithm.aggregation=seq-sum"],
-        ["algorithm.name=dapo", "algorithm.updates_per_batch=3"],
+        ["algorithm.name=dapo", "algorithm.updates_per_batch=3", "reward.length_penalty=soft"],
         ["algorithm.name=reinforce++", "algorithm.kl=0.1", "algorithm.entropy=0.01", "rollout.temperature=0.8"],
         ["lora.rank=4", "compute.gradient_checkpointing=true", "algorithm.kl=0.1"],
         ["compute.precision=bf16", "lora.rank=4"],
@@ -110,8 +110,7 @@ def test_every_way_to_train(make_config: MakeConfig, changes: list[str]) -> None
     assert all(np.isfinite(list(record.values())).all() for record in steps)
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "llama"])
-@pytest.mark.parametrize("crash_before", [1, 3, 4, 6])
+@pytest.mark.parametrize(("architecture", "crash_before"), [("qwen2", 1), ("llama", 4), ("qwen2", 6)])
 def test_a_crashed_run_goes_on_bit_equal(
     make_config: MakeConfig,
     grace_folder: GraceFolder,
@@ -146,7 +145,7 @@ def test_a_crashed_run_goes_on_bit_equal(
 
 def test_a_run_that_is_killed_goes_on_bit_equal(make_config: MakeConfig, tmp_path: Path) -> None:
     """A real process, a real SIGKILL in the middle of whatever it does."""
-    settings = ["steps=40", "save_dtype=float32", "eval.every=10", "checkpoint.every=7", "compute.threads=1"]
+    settings = ["steps=20", "save_dtype=float32", "eval.every=10", "checkpoint.every=4", "compute.threads=1"]
     whole = make_config(*settings, output=str(tmp_path / "whole"))
     killed = make_config(*settings, output=str(tmp_path / "killed"))
     train(whole, quiet=True)
@@ -157,7 +156,7 @@ def test_a_run_that_is_killed_goes_on_bit_equal(make_config: MakeConfig, tmp_pat
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     log = tmp_path / "killed/training/metrics.jsonl"
     deadline = time.monotonic() + 120
-    while not (log.is_file() and log.read_text().count("loss/policy") >= 10):
+    while not (log.is_file() and log.read_text().count("loss/policy") >= 6):
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -233,8 +232,8 @@ def _fake_results(monkeypatch: pytest.MonkeyPatch, values: Any) -> None:
 
     evaluate = trainer.evaluate
 
-    def fake(policy: Any, data: Any) -> Any:
-        found = evaluate(policy, data)
+    def fake(policy: Any, data: Any, **options: Any) -> Any:
+        found = evaluate(policy, data, **options)
         scores = RetrievalScores(np.full(2, next(values)), found.scores.recall_at_1[:2], found.scores.mrr[:2])
         return type(found)(scores, found.length, found.eos_rate, found.similarity)
 
@@ -251,7 +250,7 @@ def _fake_results(monkeypatch: pytest.MonkeyPatch, values: Any) -> None:
 def test_a_run_that_makes_no_sense_stops_and_says_why(
     make_config: MakeConfig, changes: list[str], message: str
 ) -> None:
-    config = make_config("steps=9", *changes)
+    config = make_config("steps=9", "log.curves=true", *changes)
     with pytest.raises(TrainingStopped, match=message) as caught:
         train(config, quiet=True)
     assert "the last checkpoint is of step 0" in caught.value.__notes__[0]

@@ -14,12 +14,12 @@ METRICS = ("ndcg@10", "recall@1")
 
 def show(console: Console, summary: Mapping[str, Any]) -> None:
     """Draw a run's summary."""
-    console.print(escape(_headline(summary)))
+    console.print(escape(_headline(summary)), soft_wrap=True)
     rows = list(_rows(summary))
     if rows:
-        table = Table(box=None, padding=(0, 2), header_style="bold", pad_edge=False)
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
         for title in ("held-out", "", "before", "after"):
-            table.add_column(title)
+            table.add_column(title, no_wrap=True)
         for row in rows:
             table.add_row(*row)
         console.print()

@@ -41,15 +41,15 @@ class Evaluation:
         """Mean recall at 1 with its interval."""
         return estimate(self.scores.recall_at_1)
 
-    def values(self, prefix: str = "eval") -> dict[str, float]:
+    def values(self) -> dict[str, float]:
         """By the names of the log."""
         return {
-            f"{prefix}/{METRIC}": float(self.scores.ndcg.mean()),
-            f"{prefix}/recall@1": float(self.scores.recall_at_1.mean()),
-            f"{prefix}/mrr": float(self.scores.mrr.mean()),
-            f"{prefix}/length": self.length,
-            f"{prefix}/eos_rate": self.eos_rate,
-            f"{prefix}/unrelated_similarity": self.similarity,
+            f"eval/{METRIC}": float(self.scores.ndcg.mean()),
+            "eval/recall@1": float(self.scores.recall_at_1.mean()),
+            "eval/mrr": float(self.scores.mrr.mean()),
+            "dev/length": self.length,
+            "dev/eos_rate": self.eos_rate,
+            "dev/unrelated_similarity": self.similarity,
         }
 
 

@@ -37,6 +37,9 @@ from grace_train.report.live import LiveView
 from grace_train.report.log import METRICS_NAME, RunLog
 from grace_train.report.samples import SampleLog
 
+SECONDS_BETWEEN_NOTES = 30
+"""Between two lines about a long evaluation."""
+
 SAMPLE_ROWS = 64
 """Rows whose texts are candidates for the rationale samples."""
 
@@ -158,11 +161,11 @@ class Trainer:
     def run(self) -> Outcome:
         """Train to the end, or until something stops it."""
         with Interruption(lambda text: self.views.live.message(text)) as interruption, self._stopping():
+            self.views.start(self.total)
             if self.folder.is_continued:
                 self._restore()
             else:
                 self._begin()
-            self.views.start(self.total)
             while self.step < self.total and self.progress["stopped"] is None:
                 sides = self._advance()
                 improved = self._evaluate_if_due(sides)
@@ -267,8 +270,18 @@ class Trainer:
 
     def _evaluate(self, data: RetrievalData, name: str) -> Evaluation:
         count = len(data.queries) + len(data.documents)
-        self.views.live.message(f"evaluating on {name}: {len(data.queries)} queries, {count} texts")
-        return evaluate(self.policy, data)
+        title = f"step {self.step}: evaluating on {name}"
+        self.views.live.message(f"{title}: {len(data.queries)} queries, {count} texts")
+        done, told = 0, time.monotonic()
+
+        def advance(texts: int) -> None:
+            nonlocal done, told
+            done += texts
+            if time.monotonic() - told > SECONDS_BETWEEN_NOTES:
+                told = time.monotonic()
+                self.views.live.message(f"{title}: {done} of {count} texts")
+
+        return evaluate(self.policy, data, progress=advance)
 
     # ---------------------------------------------------------------- samples
 
@@ -383,7 +396,7 @@ class Trainer:
 
     def _draw_curves(self) -> None:
         metrics = self.folder.training / METRICS_NAME
-        if metrics.is_file():
+        if self.config.log.curves and metrics.is_file():
             draw_curves(metrics, self.folder.training / "curves.png")
 
 

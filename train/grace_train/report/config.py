@@ -14,6 +14,7 @@ class LogConfig:
 
     every: int = option(1, "Steps between two lines where the output is no terminal; a terminal shows each step.")
     tensorboard: bool = option(True, "Whether event files for TensorBoard are written.")
+    curves: bool = option(True, "Whether curves.png is drawn at the end.")
     wandb: str | None = option(None, "Weights & Biases project to log to; none if not given.")
     sample_texts: int | tuple[str, ...] = option(
         4, "Texts whose rationales are kept as training goes on: how many of the data, or the texts themselves."
