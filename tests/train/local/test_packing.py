@@ -8,7 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from grace_train.local.logprobs import token_scores
 from grace_train.local.packing import Response, pack
@@ -57,6 +64,27 @@ def test_packed_logprobs_are_those_of_each_response_alone(model: PreTrainedModel
             torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCE)
             seen.add(index)
     assert seen == set(range(len(everything)))
+
+
+@pytest.mark.parametrize("architecture", ["mixture of experts", "gpt2"])
+def test_heads_that_look_at_more_than_the_states(architecture: str) -> None:
+    torch.manual_seed(0)
+    made: PreTrainedModel
+    if architecture == "gpt2":
+        made = GPT2LMHeadModel(
+            GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=None)
+        )
+    else:
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+        experts = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
+        made = Qwen3MoeForCausalLM(Qwen3MoeConfig(vocab_size=60, head_dim=16, **sizes, **experts))
+        made.set_experts_implementation("eager")  # the others know no float64, which the oracle computes in
+    everything = responses()
+    (batch,) = pack(everything, max_tokens=10_000, pad_token_id=0, share_prompts=True)
+    scores = token_scores(made.eval(), batch)
+    for row, index in enumerate(batch.indices.tolist()):
+        actual = scores.logprobs[row][batch.valid[row]]
+        torch.testing.assert_close(actual, alone(made, everything[index]).float(), rtol=0, atol=TOLERANCE)
 
 
 def test_gradients_do_not_depend_on_the_packing(model: PreTrainedModel) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from grace_train.local.packing import MicroBatch
 from grace_train.losses import entropy_terms
@@ -58,7 +57,9 @@ def token_scores(
     states = states[sources]
 
     def score(some_states: Tensor, some_targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = _logits(model, some_states).float() / temperature
+        # All that the decoder gave: some heads look at more than the states (GPT-2's, those of mixtures of experts).
+        done = replace(output, last_hidden_state=some_states[None])
+        logits = _logits(model, done).float() / temperature
         chosen = logits.log_softmax(dim=-1).gather(1, some_targets[:, None])[:, 0]
         return chosen, entropy_terms(logits[None])[0] if entropy else torch.zeros_like(chosen)
 
@@ -78,19 +79,19 @@ def token_scores(
     return TokenScores(logprobs, entropies)
 
 
-def _logits(model: PreTrainedModel, states: Tensor) -> Tensor:
-    """``[N, V]`` logits of states ``[N, d]``, by the model's own forward with its decoder's work already done."""
-    with _decoder_gives(model, states[None]):
-        ids = torch.zeros((1, states.shape[0]), dtype=torch.long, device=states.device)
+def _logits(model: PreTrainedModel, done: Any) -> Tensor:
+    """``[N, V]`` logits of a decoder's output with states ``[1, N, d]``, by the model's own forward around it."""
+    states = done.last_hidden_state
+    with _decoder_gives(model, done):
+        ids = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
         return model(input_ids=ids, use_cache=False, return_dict=True).logits[0]
 
 
 @contextmanager
-def _decoder_gives(model: PreTrainedModel, states: Tensor) -> Iterator[None]:
+def _decoder_gives(model: PreTrainedModel, done: Any) -> Iterator[None]:
     decoder: Any = model.get_decoder()
     had_own = "forward" in decoder.__dict__
     own = decoder.__dict__.get("forward")
-    done = BaseModelOutputWithPast(last_hidden_state=states)  # type: ignore[arg-type]
     decoder.forward = lambda *_args, **_kwargs: done
     try:
         yield
