@@ -8,12 +8,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from sentence_transformers import SentenceTransformer
+from transformers import GPT2Config, GPT2LMHeadModel, Starcoder2Config, Starcoder2ForCausalLM
 
 import grace_st
 from grace_st.engines.base import Sampling
 from grace_train.local.packing import Response, pack
 from grace_train.local.policy import Policy, load_policy
 from grace_train.options import ConfigError
+from tests import tiny
 from tests.conftest import GraceFolder
 from tests.train.local.conftest import MakeConfig
 
@@ -62,16 +64,39 @@ def test_a_saved_folder_gives_the_vectors_of_the_policy(
         assert not [name for name in file.keys() if "lora" in name or "base_layer" in name]  # noqa: SIM118
 
 
-def test_a_saved_folder_can_hold_other_weights_and_another_dtype(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_a_saved_folder_can_have_another_dtype(make_config: MakeConfig, tmp_path: Path) -> None:
     policy = load_policy(make_config(), keep_reference=False)
-    start, state = vectors(policy, TEXTS), policy.state_dict()
-    changed(policy)
-    for name, dtype in (("wide", torch.float32), ("narrow", torch.bfloat16)):
-        (tmp_path / name).mkdir()
-        policy.save(tmp_path / name, name=name, dtype=dtype, state=state)
-    np.testing.assert_allclose(grace_st.load(tmp_path / "wide").encode(TEXTS), start, atol=1e-6)
-    with safe_open(tmp_path / "narrow" / "model.safetensors", "pt") as file:
+    policy.save(tmp_path, name="narrow", dtype=torch.bfloat16)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
+
+
+def test_adapters_of_transposed_layers_and_embeddings_are_merged(make_config: MakeConfig, tmp_path: Path) -> None:
+    tokenizer = tiny.tokenizer()
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512, "tie_word_embeddings": False}
+    made = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=2, **sizes))
+    for part in (made, tokenizer):
+        part.save_pretrained(tmp_path / "gpt2")
+    changes = ["lora.rank=4", "lora.target_modules=[c_attn, c_fc, c_proj, wte, lm_head]", "prompt.max_seq_length=128"]
+    policy = load_policy(make_config(*changes, model=str(tmp_path / "gpt2")), keep_reference=False)
+    changed(policy)
+    (tmp_path / "saved").mkdir()
+    policy.save(tmp_path / "saved", name="saved", dtype=torch.float32)
+    np.testing.assert_allclose(grace_st.load(tmp_path / "saved").encode(TEXTS), vectors(policy, TEXTS), atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", ["lm_head", "embed_tokens"])
+def test_an_adapter_of_a_tied_layer_is_refused(make_config: MakeConfig, layer: str) -> None:
+    with pytest.raises(ConfigError, match=f"names .*{layer}, which shares its weight"):
+        load_policy(make_config("lora.rank=2", f"lora.target_modules=[q_proj, {layer}]"), keep_reference=False)
+
+
+def test_quantized_weights_are_refused(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load_policy(make_config(), keep_reference=False).module
+    module.model.config.quantization_config = {"quant_method": "fp8"}
+    monkeypatch.setattr("grace_train.local.policy._load_module", lambda _config: module)
+    with pytest.raises(ConfigError, match="holds quantized weights"):
+        load_policy(make_config(), keep_reference=False)
 
 
 def test_a_causal_lm_needs_no_conversion_first(
@@ -105,6 +130,23 @@ def test_gradient_checkpointing_changes_nothing(make_config: MakeConfig) -> None
         found.append(torch.cat([parameter.grad.flatten() for parameter in policy.trainable().values()]))  # type: ignore[union-attr]
         assert not policy.model.training
     torch.testing.assert_close(found[0], found[1])
+
+
+def test_no_dropout_while_activations_are_computed_twice(make_config: MakeConfig, tmp_path: Path) -> None:
+    tokenizer = tiny.tokenizer()
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    dropout = {"residual_dropout": 0.5, "embedding_dropout": 0.5, "attention_dropout": 0.5}
+    made = Starcoder2ForCausalLM(
+        Starcoder2Config(vocab_size=len(tokenizer), num_key_value_heads=1, eos_token_id=2, **sizes, **dropout)
+    )
+    for part in (made, tokenizer):
+        part.save_pretrained(tmp_path / "starcoder2")
+    changes = ["compute.gradient_checkpointing=true", "prompt.max_seq_length=128"]
+    policy = load_policy(make_config(*changes, model=str(tmp_path / "starcoder2")), keep_reference=False)
+    (batch,) = pack([Response(0, (5, 6, 7), (8, 9))], max_tokens=100, pad_token_id=0, share_prompts=True)
+    trained = policy.scores(batch, temperature=1.0).logprobs
+    with torch.no_grad():
+        torch.testing.assert_close(trained, policy.scores(batch, temperature=1.0).logprobs)
 
 
 def test_all_trained_weights_are_float32(make_config: MakeConfig) -> None:

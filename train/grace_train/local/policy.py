@@ -147,16 +147,15 @@ class Policy:
 
     # ---------------------------------------------------------------- saving
 
-    def save(self, folder: Path, *, name: str, dtype: torch.dtype, state: dict[str, Tensor] | None = None) -> None:
+    def save(self, folder: Path, *, name: str, dtype: torch.dtype) -> None:
         """Write a model folder; adapters are merged into the weights, which stay as they are here.
 
         Args:
             folder: An existing folder.
             name: What its README calls the model.
             dtype: Of the weights written.
-            state: Trained weights to write instead of the present ones.
         """
-        weights = self._whole_state(state or {}, dtype)
+        weights = self._whole_state(dtype)
         with torch.device("meta"):
             plain = type(self.model)(self._plain_config())
         plain.load_state_dict(weights, strict=False, assign=True)
@@ -175,28 +174,21 @@ class Policy:
         return config
 
     @torch.no_grad()
-    def _whole_state(self, state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    def _whole_state(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """All weights by their names without adapters, on the CPU."""
         weights: dict[str, Tensor] = {}
         layers: dict[str, Any] = dict(self.model.named_modules())
         for name, parameter in self.model.named_parameters():
             if "lora_" in name:
                 continue
-            value = state.get(name, parameter).to(torch.float32)
+            value = parameter.to(torch.float32)
             if ".base_layer." in name:
                 owner, _, leaf = name.partition(".base_layer.")
                 if leaf == "weight":
-                    value = value + self._delta(layers[owner], owner, state).to(value.device)
+                    value = value + layers[owner].get_delta_weight(ADAPTER).to(value.device)
                 name = f"{owner}.{leaf}"
             weights[name] = value.to("cpu", dtype, copy=True)
         return weights
-
-    def _delta(self, layer: Any, owner: str, state: dict[str, Tensor]) -> Tensor:
-        """``[out, in]`` float32: what an adapter adds to a weight."""
-        first = state.get(f"{owner}.lora_A.{ADAPTER}.weight", layer.lora_A[ADAPTER].weight).float()
-        second = state.get(f"{owner}.lora_B.{ADAPTER}.weight", layer.lora_B[ADAPTER].weight).float()
-        delta: Tensor = (second @ first) * layer.scaling[ADAPTER]
-        return delta
 
 
 # -------------------------------------------------------------------- loading
@@ -220,6 +212,8 @@ def load_policy(config: TrainConfig, *, keep_reference: bool) -> Policy:
     start_dtype = loaded.stored_dtype
     # Frozen weights may be in half precision; trained ones must not be (updates of 1e-6 would vanish).
     model = loaded.model
+    if model.config.to_dict().get("quantization_config") is not None:
+        raise ConfigError(f"model={config.model} holds quantized weights, which cannot be trained: name the original")
     _move(model, device, torch.float32 if half is None or not use_lora else half)
     _no_dropout(model)
     torch.manual_seed(config.seed)  # of the adapters' first values
@@ -249,7 +243,7 @@ def choose_device(name: str | None) -> torch.device:
         ConfigError: There is no such device.
     """
     if name is None:
-        found = torch.accelerator.current_accelerator(check_available=True)
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return found or torch.device("cpu")
     try:
         device = torch.device(name)
@@ -298,8 +292,10 @@ def _no_dropout(model: PreTrainedModel) -> None:
     for part in model.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
-        if isinstance(getattr(part, "attention_dropout", None), float):
-            part.attention_dropout = 0.0  # type: ignore[assignment]
+        # Some layers call the function, with a rate of their own: OPT's `dropout`, StarCoder2's `residual_dropout`.
+        for name, value in vars(part).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(part, name, 0.0)
 
 
 def _add_lora(model: PreTrainedModel, lora: LoraConfig) -> Any:
@@ -318,14 +314,31 @@ def _add_lora(model: PreTrainedModel, lora: LoraConfig) -> Any:
     )
     try:
         # Puts adapters into the layers of the model itself, so module and engine use them without knowing.
-        return peft.get_peft_model(model, settings, adapter_name=ADAPTER)
+        wrapped = peft.get_peft_model(model, settings, adapter_name=ADAPTER)
     except ValueError as error:
         raise ConfigError(f"lora.target_modules={lora.target_modules!r} does not fit the model: {error}") from error
+    _refuse_tied_adapters(model, lora)
+    return wrapped
+
+
+def _refuse_tied_adapters(model: PreTrainedModel, lora: LoraConfig) -> None:
+    """An adapter of one of two layers that share a weight cannot be merged: it would change the other one, too."""
+    owners: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name)
+    for names in owners.values():
+        adapted = next((name for name in names if ".base_layer." in name), None)
+        if adapted is not None and len(names) > 1:
+            layer = adapted.partition(".base_layer.")[0]
+            raise ConfigError(
+                f"lora.target_modules={lora.target_modules!r} names {layer}, which shares its weight with another "
+                "layer, so that its adapter could not be merged: leave it out"
+            )
 
 
 def _copy_buffers(source: PreTrainedModel, target: PreTrainedModel) -> None:
     """Give a model that was built without memory the buffers of another: rotary frequencies are in no checkpoint."""
-    buffers = dict(source.named_buffers())
+    buffers = dict(source.named_buffers(remove_duplicate=False))
     for name, _ in list(target.named_buffers()):
         owner, _, leaf = name.rpartition(".")
         target.get_submodule(owner)._buffers[leaf] = buffers[name].detach().to("cpu", copy=True)
