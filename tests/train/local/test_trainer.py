@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ import grace_st
 from grace_train.config import TrainConfig
 from grace_train.local.interruption import Interrupted
 from grace_train.local.policy import load_policy
+from grace_train.local.run_folder import RunFolder
 from grace_train.local.trainer import Trainer, train
 from grace_train.report.health import TrainingStopped
 from grace_train.report.log import read_metrics
@@ -280,6 +282,21 @@ def test_a_term_without_deviation_is_warned_about(make_config: MakeConfig, caplo
     assert "'hard'" in warned[1]
 
 
+def test_as_many_queries_of_the_hold_out_as_asked(make_config: MakeConfig) -> None:
+    config = make_config("eval.dev=null", "data.holdout=4", "eval.max_queries=2", "steps=1", "batch_size=2")
+    assert train(config, quiet=True).summary["after"]["dev"]["queries"] == 2
+
+
+def test_start_weights_are_kept_only_where_they_are_compared_with(make_config: MakeConfig) -> None:
+    for every, kept in ((0, False), (1, True)):
+        config = make_config(f"eval.every={every}", output=f"{make_config().output}-{every}")
+        folder = RunFolder(config, resume=False, overwrite=False)
+        try:
+            assert (Trainer(config, folder, Mock()).policy.reference is not None) is kept
+        finally:
+            folder.release()
+
+
 # -------------------------------------------------------------------- what is refused
 
 
@@ -316,8 +333,6 @@ def test_an_earlier_run_is_replaced_only_when_told(make_config: MakeConfig) -> N
 
 
 def test_two_runs_in_one_folder(make_config: MakeConfig) -> None:
-    from grace_train.local.run_folder import RunFolder
-
     config = make_config()
     folder = RunFolder(config, resume=False, overwrite=False)
     try:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from grace_st.engines.base import PromptTokens, Rollout, Sampling
 from grace_train.config import OptimizerConfig
+from grace_train.local.packing import MicroBatch
 from grace_train.local.policy import Policy, load_policy
 from grace_train.local.rollouts import Group
 from grace_train.local.scoring import Side
@@ -63,6 +65,26 @@ def test_gradients_are_those_of_the_formula_for_any_micro_batch(
     Learner(policy, config, 10).accumulate(samples_of([some_side], range(3)), None, sums)
     actual, expected = gradients(policy), naive(policy, some_side, aggregation)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_one_micro_batch_is_held_at_a_time(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config("compute.tokens_per_microbatch=1")
+    policy = load_policy(config, keep_reference=False)
+    made: weakref.WeakSet[MicroBatch] = weakref.WeakSet()
+    held = []
+    move = MicroBatch.to
+
+    def count(self: MicroBatch, device: torch.device) -> MicroBatch:
+        moved = move(self, device)
+        made.add(moved)
+        held.append(len(made))
+        return moved
+
+    monkeypatch.setattr(MicroBatch, "__hash__", object.__hash__)
+    monkeypatch.setattr(MicroBatch, "to", count)
+    Learner(policy, config, 10).accumulate(samples_of([side(policy)], range(3)), None, Sums())
+    assert len(held) == 9
+    assert max(held) <= 2  # the next one is made while the last one still has its name
 
 
 def test_penalty_and_entropy_do_not_depend_on_the_micro_batch(make_config: MakeConfig) -> None:

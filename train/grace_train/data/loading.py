@@ -15,13 +15,16 @@ from grace_train.data.sources import TrainingData, TrainingSource
 logger = logging.getLogger(__name__)
 
 
-def load_training_data(config: DataConfig, mode: Mode, *, seed: int) -> tuple[TrainingData, RetrievalData | None]:
+def load_training_data(
+    config: DataConfig, mode: Mode, *, seed: int, max_queries: int | None = None
+) -> tuple[TrainingData, RetrievalData | None]:
     """Read, check and keep all sources, and divide off the hold-out.
 
     Args:
         config: The settings.
         mode: What is trained.
         seed: Of the hold-out.
+        max_queries: Most queries of the hold-out's evaluation set; its documents stay.
 
     Returns:
         The rows to train on, and the evaluation set of those held out; None with ``data.holdout`` 0.
@@ -48,4 +51,4 @@ def load_training_data(config: DataConfig, mode: Mode, *, seed: int) -> tuple[Tr
     if not config.holdout:
         return data, None
     training, held_out = split_holdout(data, config.holdout, seed)
-    return training, retrieval_of(held_out)
+    return training, retrieval_of(held_out, max_queries=max_queries)

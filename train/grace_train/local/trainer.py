@@ -122,13 +122,16 @@ class Trainer:
         self.folder = folder
         self.views = views
         # 1. The data first: a bad row must not cost the loading of a model.
-        self.data, held_out = load_training_data(config.data, config.mode, seed=config.seed)
+        self.data, held_out = load_training_data(
+            config.data, config.mode, seed=config.seed, max_queries=config.eval.max_queries
+        )
         self.sampler = BatchSampler(self.data, config.batch_size, config.seed)
         self.total = config.steps or math.ceil(config.epochs * self.sampler.steps_per_epoch)
         self.dev = self._retrieval(config.eval.dev) if config.eval.dev else held_out
         self.test = self._retrieval(config.eval.test) if config.eval.test else None
         # 2. The model.
-        self.policy: Policy = load_policy(config, keep_reference=config.algorithm.kl > 0 or config.eval.kl)
+        measures_kl = config.eval.kl and config.eval.every > 0
+        self.policy: Policy = load_policy(config, keep_reference=config.algorithm.kl > 0 or measures_kl)
         self.fingerprint = self.policy.fingerprint()
         self.learner = Learner(self.policy, config, self.total)
         self.maker = RolloutMaker(self.policy, config)

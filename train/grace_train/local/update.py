@@ -7,7 +7,7 @@ a sum whose divisor is that of the whole batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -106,7 +106,7 @@ class Learner:
             Values for the log.
 
         Raises:
-            TrainingStopped: The gradients are not finite; the weights are as before.
+            TrainingStopped: The gradients are not finite; the weights are as before that optimiser step.
         """
         rate = learning_rate(self.config.optimizer, step, self.total_steps)
         for group in self.optimizer.param_groups:
@@ -137,7 +137,9 @@ class Learner:
         advantages = torch.tensor([sample.advantage for sample in samples], device=self.policy.device)
         tokens = sum(len(sample.actions) for sample in samples)
         whole = tokens if settings.aggregation == "token-mean" else len(samples)
-        first = not sums.norms
+        generated = None
+        if old_logprobs is None and self.config.rollout.temperature == 1:  # the engine measures at temperature 1
+            generated = _padded([sample.old_logprobs for sample in samples], self.policy.device)
         for batch in self._micro_batches(samples):
             scores = self.policy.scores(
                 batch, temperature=self.config.rollout.temperature, entropy=settings.entropy > 0
@@ -165,9 +167,9 @@ class Learner:
             loss.backward()
             sums.surprise -= scores.logprobs.sum().item()
             sums.clipped += terms.clipped.sum().item()
-            if first and self.config.rollout.temperature == 1:
-                generated = _rows(_padded([sample.old_logprobs for sample in samples], self.policy.device), batch)
-                sums.gap += ((scores.logprobs.detach() - generated).abs() * batch.valid).sum().item()
+            if generated is not None:
+                gap = (scores.logprobs.detach() - _rows(generated, batch)).abs()
+                sums.gap += (gap * batch.valid).sum().item()
         sums.tokens += tokens
 
     def _apply(self, step: int) -> float:
@@ -210,7 +212,8 @@ class Learner:
             tokens += int(batch.valid.sum())
         return total / max(1, tokens)
 
-    def _micro_batches(self, samples: Sequence[Sample]) -> list[MicroBatch]:
+    def _micro_batches(self, samples: Sequence[Sample]) -> Iterator[MicroBatch]:
+        """One after the other: the masks of all together would not fit beside the model."""
         responses = [Response(index, sample.prompt, sample.actions) for index, sample in enumerate(samples)]
         longest = max((len(item.prompt) + len(item.ids) for item in responses), default=0)
         batches = pack(
@@ -219,7 +222,7 @@ class Learner:
             pad_token_id=self.policy.module.config.pad_token_id,
             share_prompts=self.policy.can_share_prompts(longest),
         )
-        return [batch.to(self.policy.device) for batch in batches]
+        return (batch.to(self.policy.device) for batch in batches)
 
     def _values(self, sums: Sums, rate: float) -> dict[str, float]:
         if not sums.norms:
