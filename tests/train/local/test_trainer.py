@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,10 @@ from sentence_transformers import SentenceTransformer
 import grace_st
 from grace_train.config import TrainConfig
 from grace_train.local.interruption import Interrupted
-from grace_train.local.policy import load_policy
+from grace_train.local.policy import Policy, load_policy
 from grace_train.local.run_folder import RunFolder
 from grace_train.local.trainer import Trainer, train
+from grace_train.local.update import Learner
 from grace_train.report.health import TrainingStopped
 from grace_train.report.log import read_metrics
 from tests.conftest import GraceFolder
@@ -228,6 +230,18 @@ def test_the_best_weights_are_kept(make_config: MakeConfig, monkeypatch: pytest.
     assert all(torch.equal(value, written[name]) for name, value in at_best.items() if name in written)
 
 
+def test_a_run_that_was_stopped_goes_on_with_more_patience(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fake_results(monkeypatch, iter([0.9, 0.4, 0.3, 0.2]))
+    assert train(make_config("eval.every=1", "eval.patience=1"), quiet=True).summary["steps"] == 1
+    longer = make_config("eval.every=1", "eval.patience=5")
+    summary = train(longer, resume=True, quiet=True).summary
+    assert (summary["steps"], summary["stopped"]) == (3, None)
+    written = yaml.safe_load((Path(longer.output) / "training/config.yaml").read_text())
+    assert written["eval"]["patience"] == 5
+
+
 def _fake_results(monkeypatch: pytest.MonkeyPatch, values: Any) -> None:
     from grace_train.local import trainer
     from grace_train.retrieval import RetrievalScores
@@ -272,6 +286,21 @@ def test_weights_that_become_nan_stop_the_run(make_config: MakeConfig, monkeypat
     monkeypatch.setattr(Trainer, "_step", spoil)
     with pytest.raises(TrainingStopped, match=r"step 2: .*NaN or infinity"):
         train(make_config(), quiet=True)
+
+
+def test_weights_that_an_update_made_nan_stop_the_run(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    update = Learner.update
+
+    def spoil(self: Learner, *arguments: Any) -> Any:
+        values = update(self, *arguments)
+        with torch.no_grad():
+            self.parameters[0].fill_(float("nan"))
+        return values
+
+    monkeypatch.setattr(Learner, "update", spoil)
+    with pytest.raises(TrainingStopped, match=r"step 1: .*NaN or infinity") as caught:
+        train(make_config("eval.every=1"), quiet=True)
+    assert "the last checkpoint is of step 0" in caught.value.__notes__[0]
 
 
 def test_a_term_without_deviation_is_warned_about(make_config: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:
@@ -332,6 +361,50 @@ def test_an_earlier_run_is_replaced_only_when_told(make_config: MakeConfig) -> N
     assert notes.is_dir()
 
 
+def test_an_earlier_run_is_not_replaced_by_one_that_cannot_start(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config("steps=1")
+    train(config, quiet=True)
+    before = metrics(config)
+    for change in ("data.train=/no/such/file", "model=/no/such/model"):
+        with pytest.raises((OSError, ValueError), match="/no/such"):
+            train(make_config("steps=1", change), overwrite=True, quiet=True)
+    assert metrics(config) == before
+    assert grace_st.load(config.output).encode(["cats"]).shape[0] == 1
+
+
+def test_a_model_whose_checkpoints_were_removed_stays(make_config: MakeConfig) -> None:
+    config = make_config("steps=1")
+    train(config, quiet=True)
+    shutil.rmtree(Path(config.output) / "training/checkpoints")
+    for steps in (1, 2):
+        with pytest.raises(FileExistsError, match="holds a trained model, whose checkpoints are gone"):
+            train(make_config(f"steps={steps}"), resume=True, quiet=True)
+    assert weights(config)
+
+
+def test_a_folder_called_training_is_not_taken_for_a_run(make_config: MakeConfig) -> None:
+    data = Path(make_config().output) / "training" / "pairs.jsonl"
+    data.parent.mkdir(parents=True)
+    data.write_text("precious")
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(FileExistsError, match="holds no training run"):
+            train(make_config(), quiet=True, **options)  # type: ignore[arg-type]
+    assert data.read_text() == "precious"
+
+
+def test_a_process_killed_while_it_wrote_the_model(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config("steps=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Policy, "save", Mock(side_effect=ZeroDivisionError("killed")))
+        patch.setattr(shutil, "rmtree", Mock())  # it does not get to clean up
+        with pytest.raises(ZeroDivisionError):
+            train(config, quiet=True)
+    assert list(Path(config.output).glob(".model*"))
+    train(config, resume=True, quiet=True)
+    assert not list(Path(config.output).glob(".model*"))
+    assert weights(config)
+
+
 def test_two_runs_in_one_folder(make_config: MakeConfig) -> None:
     config = make_config()
     folder = RunFolder(config, resume=False, overwrite=False)
@@ -349,6 +422,7 @@ def test_two_runs_in_one_folder(make_config: MakeConfig) -> None:
         ("optimizer.learning_rate=2e-3", "optimizer.learning_rate was 0.001 and is 0.002"),
         ("steps=2", "steps was 3 and is 2"),
         ("seed=4", "seed was 0 and is 4"),
+        ("eval.keep=last", "eval.keep was 'best' and is 'last'"),
     ],
 )
 def test_a_checkpoint_of_another_configuration(make_config: MakeConfig, change: str, message: str) -> None:
@@ -402,7 +476,14 @@ def test_data_are_checked_before_the_model_is_loaded(make_config: MakeConfig, tm
     bad.write_text("\n".join([*rows, '{"query": "q", "positive": 3}']) + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"bad.jsonl.*row 50 \(line 51\)"):
         train(make_config(f"data.train={bad}", model="/there/is/no/such/model"), quiet=True)
-    train(make_config(f"data.train={bad}", "data.on_bad_row=skip", "steps=1"), overwrite=True, quiet=True)
+    train(make_config(f"data.train={bad}", "data.on_bad_row=skip", "steps=1"), quiet=True)  # nothing in the way
+
+
+def test_a_longer_buffer_than_the_budget_is_refused(make_config: MakeConfig) -> None:
+    changes = ["reward.length_penalty=soft", "reward.soft_buffer=7"]
+    with pytest.raises(ValueError, match="soft_buffer=7 is more than the budget of 6 tokens"):
+        train(make_config(*changes), quiet=True)
+    assert not (Path(make_config().output) / "training/metrics.jsonl").exists()
 
 
 def test_more_context_than_the_model_has_is_refused(make_config: MakeConfig) -> None:

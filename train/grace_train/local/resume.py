@@ -8,8 +8,8 @@ from typing import Any
 from grace_train.config import TrainConfig
 from grace_train.config_files import differences
 
-# Shown, kept or stopped differently, but trained in the same way.
-_FREE = ("output", "log.", "stop.", "checkpoint.", "eval.patience", "eval.keep", "data.cache", "data.on_bad_row")
+# Shown or stopped differently, but trained in the same way. Not eval.keep: the best weights so far may not be there.
+_FREE = ("output", "log.", "stop.", "checkpoint.", "eval.patience", "data.cache", "data.on_bad_row")
 
 
 def check_same_run(config: TrainConfig, before: Mapping[str, Any]) -> None:

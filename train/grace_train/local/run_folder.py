@@ -11,16 +11,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from grace_st.bulk.lock import FolderLock
+from grace_st.bulk.lock import LOCK_NAME, FolderLock
 from grace_st.config import CONFIG_NAME
 from grace_train.config import TrainConfig
 from grace_train.config_files import dump
 from grace_train.files import write_atomically
 from grace_train.local.checkpoints import CheckpointStore
+from grace_train.report.log import METRICS_NAME
 
 TRAINING = "training"
 SUMMARY = "summary.json"
+_ENVIRONMENT = "environment.json"
 _LAST = "modules.json"
+_PARTIAL = ".model.partial."
 _PACKAGES = ("grace-st", "torch", "transformers", "sentence-transformers", "peft", "numpy")
 
 
@@ -30,7 +33,7 @@ class RunFolder:
     Args:
         config: The run.
         resume: Go on with what is there, if there is something.
-        overwrite: Remove what an earlier run left, and start.
+        overwrite: Start, in the place of an earlier run; `begin` removes what that left.
 
     Attributes:
         training: The folder of logs and checkpoints.
@@ -38,7 +41,8 @@ class RunFolder:
         is_continued: Whether there is something to go on with.
 
     Raises:
-        FileExistsError: There is something, and neither ``resume`` nor ``overwrite`` was given; or it is no run.
+        FileExistsError: There is something, and neither ``resume`` nor ``overwrite`` was given; or it is no run; or it
+            is a model without the checkpoints to go on from.
         grace_st.bulk.lock.LockedError: Another process is at work there.
     """
 
@@ -49,13 +53,14 @@ class RunFolder:
         self._check(Path(config.model).expanduser(), resume=resume, overwrite=overwrite)
         self.training.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.training)
-        if overwrite:
-            self._clear()
-        self.is_continued = resume and bool(self.checkpoints.steps())
-        if not self.is_continued:
-            # A run that was killed before its first checkpoint has left nothing of use.
-            self._clear()
-            self._describe(config)
+        for left in self.path.glob(f"{_PARTIAL}*"):  # a process was killed while it wrote the model
+            shutil.rmtree(left)
+        self.is_continued = resume and not overwrite and bool(self.checkpoints.steps())
+
+    def begin(self, config: TrainConfig) -> None:
+        """Start a run: remove what an earlier one left. Not before it is known that data and model can be used."""
+        self._clear()
+        self.describe(config)
 
     def _check(self, model: Path, *, resume: bool, overwrite: bool) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -64,17 +69,25 @@ class RunFolder:
             raise FileExistsError(f"output={self.path} is or holds the start model: choose another output")
         if not self.path.is_dir() or not any(self.path.iterdir()):
             return
-        if not self.training.is_dir():
+        if not any((self.training / name).is_file() for name in (LOCK_NAME, _ENVIRONMENT)):
             what = "a model folder" if (self.path / CONFIG_NAME).is_file() else "not empty"
             raise FileExistsError(f"output={self.path} is {what} and holds no training run: choose another output")
-        if not resume and not overwrite:
+        # A run that could not start, for a typo in its configuration for instance, is in nobody's way.
+        has_checkpoint, has_model = bool(self.checkpoints.steps()), (self.path / CONFIG_NAME).is_file()
+        if resume and not overwrite and has_model and not has_checkpoint:
+            raise FileExistsError(
+                f"output={self.path} holds a trained model, whose checkpoints are gone, so that there is nothing to go "
+                "on from: replace it with --overwrite, or choose another output"
+            )
+        has_log = (self.training / METRICS_NAME).is_file()
+        if (has_checkpoint or has_model or has_log) and not resume and not overwrite:
             raise FileExistsError(
                 f"output={self.path} holds a run already: go on with it with --resume, replace it with --overwrite, "
                 "or choose another output"
             )
 
     def _clear(self) -> None:
-        """Remove what a run writes; anything else in the folder stays."""
+        """Remove ``training/`` and, where there is a model, all files beside it; other folders stay."""
         for entry in self.training.iterdir():
             if entry == self._lock.path:
                 continue
@@ -87,9 +100,10 @@ class RunFolder:
                 if entry != self.training and entry.is_file():
                     entry.unlink()
 
-    def _describe(self, config: TrainConfig) -> None:
+    def describe(self, config: TrainConfig) -> None:
+        """Write down what is run, and with which versions."""
         self.write_text("config.yaml", dump(config))
-        self.write_json("environment.json", _environment())
+        self.write_json(_ENVIRONMENT, _environment())
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file of ``training/``, atomically."""
@@ -109,7 +123,7 @@ class RunFolder:
 
     def publish(self, write: Callable[[Path], None]) -> None:
         """Put model files at the top of the folder. ``modules.json`` comes last: without it nothing loads."""
-        partial = Path(tempfile.mkdtemp(prefix=".model.", suffix=".partial", dir=self.path))
+        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.path))
         try:
             write(partial)
             (self.path / _LAST).unlink(missing_ok=True)

@@ -31,6 +31,7 @@ from grace_train.local.rollouts import RolloutMaker
 from grace_train.local.run_folder import SUMMARY, RunFolder
 from grace_train.local.scoring import Side, describe, rollout_count, score
 from grace_train.local.update import Learner
+from grace_train.options import ConfigError
 from grace_train.report.curves import draw_curves
 from grace_train.report.health import HealthMonitor, TrainingStopped
 from grace_train.report.live import LiveView
@@ -135,6 +136,9 @@ class Trainer:
         self.fingerprint = self.policy.fingerprint()
         self.learner = Learner(self.policy, config, self.total)
         self.maker = RolloutMaker(self.policy, config)
+        buffer = config.reward.soft_buffer
+        if config.length_penalty == "soft" and buffer is not None and buffer > self.maker.budget:
+            raise ConfigError(f"reward.soft_buffer={buffer} is more than the budget of {self.maker.budget} tokens")
         weights = {
             "positive": 1.0,
             "negative": 1.0,
@@ -148,7 +152,6 @@ class Trainer:
             "best_step": None,
             "best": None,
             "without_better": 0,
-            "stopped": None,
             "start": {},
             "dev": {},
             "sample_texts": [],
@@ -169,11 +172,11 @@ class Trainer:
                 self._restore()
             else:
                 self._begin()
-            while self.step < self.total and self.progress["stopped"] is None:
+            while self.step < self.total and self._stopped is None:
                 sides = self._advance()
                 improved = self._evaluate_if_due(sides)
                 self._sample_if_due()
-                last = self.step == self.total or self.progress["stopped"] is not None
+                last = self.step == self.total or self._stopped is not None
                 if improved or last or interruption.requested or self.step % self.config.checkpoint.every == 0:
                     self._save_checkpoint()
                 if interruption.requested and not last:
@@ -182,6 +185,7 @@ class Trainer:
 
     def _begin(self) -> None:
         """Before the first step: what the start model can do, and a checkpoint to go on from."""
+        self.folder.begin(self.config)
         if self.config.log.sample_texts:
             self.progress["sample_texts"] = list(self.config.log.choose_texts(self._texts_to_show()))
         start: dict[str, Any] = {}
@@ -266,10 +270,15 @@ class Trainer:
             self.progress["dev"] = {str(self.step): self.progress["dev"][str(self.step)]}
             return True
         self.progress["without_better"] += 1
-        patience = self.config.eval.patience
-        if patience is not None and self.progress["without_better"] >= patience:
-            self.progress["stopped"] = f"{patience} evaluations in a row without a better {METRIC} on dev"
         return False
+
+    @property
+    def _stopped(self) -> str | None:
+        """Why the run ends before its last step, if it does."""
+        patience = self.config.eval.patience
+        if patience is None or self.progress["without_better"] < patience:
+            return None
+        return f"{patience} evaluations in a row without a better {METRIC} on dev"
 
     def _evaluate(self, data: RetrievalData, name: str) -> Evaluation:
         count = len(data.queries) + len(data.documents)
@@ -337,6 +346,7 @@ class Trainer:
                 f"the run in {self.folder.path} began with another model than what model={self.config.model} is now: "
                 "use that one, or start with --overwrite"
             )
+        self.folder.describe(self.config)
         self.policy.load_state_dict(state.weights)
         self.learner.optimizer.load_state_dict(state.optimizer)
         self.sampler.load_state_dict(state.sampler)
@@ -360,11 +370,16 @@ class Trainer:
         """Where a run is stopped, draw its curves and say what is kept."""
         try:
             yield
-        except TrainingStopped as error:
-            self._draw_curves()
+        except (TrainingStopped, NonFiniteVectorError) as error:
             steps = self.folder.checkpoints.steps()
-            error.add_note(f"Log and curves are in {self.folder.training}; the last checkpoint is of step {steps[-1]}.")
-            raise
+            if not steps:  # the start model itself
+                raise
+            self._draw_curves()
+            stopped = error if isinstance(error, TrainingStopped) else TrainingStopped(f"step {self.step}: {error}")
+            stopped.add_note(
+                f"Log and curves are in {self.folder.training}; the last checkpoint is of step {steps[-1]}."
+            )
+            raise stopped from error.__cause__
 
     # ---------------------------------------------------------------- the end
 
@@ -389,7 +404,7 @@ class Trainer:
             "reward": self.config.reward.variant if self.config.mode == "supervised" else "self",
             "steps": self.step,
             "planned_steps": self.total,
-            "stopped": self.progress["stopped"],
+            "stopped": self._stopped,
             "kept_step": chosen,
             "before": self.progress["start"],
             "after": end,
