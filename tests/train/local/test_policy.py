@@ -149,6 +149,13 @@ def test_no_dropout_while_activations_are_computed_twice(make_config: MakeConfig
         torch.testing.assert_close(trained, policy.scores(batch, temperature=1.0).logprobs)
 
 
+def test_prompts_are_shared_only_where_our_mask_is_enough(make_config: MakeConfig) -> None:
+    policy = load_policy(make_config(), keep_reference=False)
+    assert policy.can_share_prompts(100)
+    policy.model.config.alibi = True
+    assert not policy.can_share_prompts(100)
+
+
 def test_all_trained_weights_are_float32(make_config: MakeConfig) -> None:
     for rank in (0, 4):
         policy = load_policy(make_config(f"lora.rank={rank}", "compute.precision=bf16"), keep_reference=False)

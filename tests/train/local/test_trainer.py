@@ -303,6 +303,15 @@ def test_weights_that_an_update_made_nan_stop_the_run(make_config: MakeConfig, m
     assert "the last checkpoint is of step 0" in caught.value.__notes__[0]
 
 
+def test_an_update_that_does_not_fit_into_memory(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Policy, "scores", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
+        with pytest.raises(TrainingStopped, match=r"step 1: .* lower compute.tokens_per_microbatch"):
+            train(make_config(), quiet=True)
+    changes = ["compute.tokens_per_microbatch=64", "compute.gradient_checkpointing=true"]
+    assert train(make_config(*changes), resume=True, quiet=True).summary["steps"] == 3
+
+
 def test_a_term_without_deviation_is_warned_about(make_config: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:
     train(make_config("reward.variant=paper"), quiet=True)
     warned = [record.getMessage() for record in caplog.records if "trains nothing" in record.getMessage()]

@@ -137,6 +137,17 @@ def test_several_updates_weigh_by_importance_and_clip(make_config: MakeConfig, t
     assert 0 < values["loss/clip_fraction"] < 1
 
 
+def test_the_distance_to_the_start_does_not_depend_on_dropped_groups(make_config: MakeConfig) -> None:
+    config = make_config()
+    policy = load_policy(config, keep_reference=True)
+    some_side = side(policy)
+    learner = Learner(policy, config, 10)
+    learner.update([some_side], 1)
+    distance = learner.divergence_from_start([some_side])
+    some_side.kept[:] = False
+    assert learner.divergence_from_start([some_side]) == distance > 0
+
+
 def test_dropped_groups_train_nothing(make_config: MakeConfig) -> None:
     config = make_config()
     policy = load_policy(config, keep_reference=False)

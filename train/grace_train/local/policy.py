@@ -102,7 +102,7 @@ class Policy:
         """Whether responses may stand in one row behind their prompt.
 
         Needs plain attention under a mask of our own: no recurrent layers, no window that is shorter than a prompt
-        with its response.
+        with its response, no distances (ALiBi) that the model counts from the mask.
 
         Args:
             longest: Tokens of the longest prompt with its response.
@@ -111,6 +111,7 @@ class Policy:
         window = getattr(config, "sliding_window", None)
         chunk = getattr(config, "attention_chunk_size", None)
         within = all(limit is None or longest <= limit for limit in (window, chunk))
+        within = within and not getattr(config, "alibi", False)
         # Our mask is boolean, and eager attention wants an additive one.
         return within and self.model.config._attn_implementation == "sdpa" and can_repack(self.model.config)
 

@@ -8,8 +8,21 @@ from typing import Any
 from grace_train.config import TrainConfig
 from grace_train.config_files import differences
 
-# Shown or stopped differently, but trained in the same way. Not eval.keep: the best weights so far may not be there.
-_FREE = ("output", "log.", "stop.", "checkpoint.", "eval.patience", "data.cache", "data.on_bad_row")
+# Shown or stopped differently, or computed in other pieces (rounding may differ), but trained in the same way. Not
+# eval.keep: the best weights so far may not be there.
+_FREE = (
+    "output",
+    "log.",
+    "stop.",
+    "checkpoint.",
+    "eval.patience",
+    "data.cache",
+    "data.on_bad_row",
+    "rollout.slots",
+    "compute.tokens_per_microbatch",
+    "compute.gradient_checkpointing",
+    "compute.threads",
+)
 
 
 def check_same_run(config: TrainConfig, before: Mapping[str, Any]) -> None:

@@ -224,7 +224,13 @@ class Trainer:
         sides = score(batch, self.config, self.maker.budget)
         values = describe(batch, sides)
         # 4. The update.
-        values |= self.learner.update(sides, step)
+        try:
+            values |= self.learner.update(sides, step)
+        except torch.OutOfMemoryError as error:
+            raise TrainingStopped(
+                f"step {step}: the update does not fit into memory. Go on (--resume) with a lower "
+                "compute.tokens_per_microbatch, or with compute.gradient_checkpointing=true"
+            ) from error
         ended = time.perf_counter()
         _, tokens = rollout_count(batch)
         values |= {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -202,15 +202,16 @@ class Learner:
 
     @torch.no_grad()
     def divergence_from_start(self, sides: Sequence[Side]) -> float:
-        """KL to the start model in nats per token, estimated on some rollouts (the k3 estimator)."""
-        samples = samples_of(sides, range(len(sides[0].groups)))
+        """KL to the start model in nats per token, estimated on all rollouts of a batch (the k3 estimator)."""
+        everything = [replace(side, kept=torch.ones_like(side.kept)) for side in sides]
+        samples = samples_of(everything, range(len(sides[0].groups)))
         total, tokens = 0.0, 0
         for batch in self._micro_batches(samples):
             own = self.policy.scores(batch, temperature=1.0)
             start = self.policy.reference_scores(batch, temperature=1.0)
             total += kl_terms(own.logprobs, start.logprobs, batch.valid).sum().item()
             tokens += int(batch.valid.sum())
-        return total / max(1, tokens)
+        return total / tokens
 
     def _micro_batches(self, samples: Sequence[Sample]) -> Iterator[MicroBatch]:
         """One after the other: the masks of all together would not fit beside the model."""
