@@ -51,6 +51,17 @@ def make(*changes: str) -> TrainConfig:
         (["rewrd.variant=paper"], "did you mean 'reward'"),
         (["reward.variant=per_rolout"], "did you mean 'per_rollout'"),
         (["engine=verll"], "engine must be one of"),
+        (["data.holdout=5", "eval.dev=d.jsonl"], r"kept out of training for nothing: leave one out \(eval.dev=null\)"),
+        (['output=""'], "output must be the folder to write, got ''"),
+        (['model=" "'], "model must be a folder"),
+        (['eval.dev=""'], "eval.dev must be a file"),
+        (['prompt.system_prompt=""'], "prompt.system_prompt must be a text, or null"),
+        (['compute.device=""'], "compute.device must be the name of a device"),
+        (['data.cache=""'], "data.cache must be a folder, or null"),
+        (["epochs=1e300"], "epochs must be a number > 0, at most 1e9"),
+        ([f"optimizer.learning_rate=1{'0' * 400}"], "optimizer.learning_rate must be a number, got 1000"),
+        (["data.train=[{paht: a}]"], r"^unknown key 'data.train\[0\].paht'; did you mean 'data.train\[0\].path'\?$"),
+        (["data.train=3"], "must be a string, got 3; or data.train must be a list"),
     ],
 )
 def test_what_cannot_work_is_refused(changes: list[str], message: str) -> None:
@@ -121,6 +132,8 @@ def test_a_configuration_survives_yaml(tmp_path: Path) -> None:
         ("nano", ["=3"], "is not key=value"),
         ("nano", ["model.name=3"], "model is 'grace-nano', which has no keys"),
         ("nano", ["steps=[1"], "is not valid YAML"),
+        ("nano", ["output=2024-99-99"], "output=2024-99-99 has a value that YAML cannot take .*put it in quotes"),
+        ("nano", ["output=???"], r"output is \?\?\?, which stands for what is yet to be given"),
     ],
 )
 def test_a_wrong_name_or_change_is_named(name: str, changes: list[str], message: str) -> None:
@@ -128,9 +141,20 @@ def test_a_wrong_name_or_change_is_named(name: str, changes: list[str], message:
         load_config(name, changes)
 
 
-@pytest.mark.parametrize(("text", "message"), [("- 1\n", "must hold keys and values, got list"), ("a: [", "not valid")])
-def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"- 1\n", "must hold keys and values, got list"),
+        (b"a: [", "not valid"),
+        (b"steps: 3\nmodel: m\nsteps: 4\n", "the key 'steps' is there twice, again in line 3"),
+        (b"eval:\n  every: 1\n  every: 2\n", "the key 'every' is there twice, again in line 3"),
+        (b"output: caf\xe9\n", r"run.yaml is not UTF-8 .*: save it as UTF-8"),
+        (b"a: " + b"[" * 5000 + b"]" * 5000, "nested too deeply"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, text: bytes, message: str) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(text)
     with pytest.raises(ConfigError, match=message):
         load_config(str(path))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from grace_st.config import Pooling, PoolingSpan
 from grace_train.data.config import DataConfig
-from grace_train.options import ConfigError, from_mapping, option, require
+from grace_train.options import ConfigError, from_mapping, option, require, require_text
 from grace_train.report.config import LogConfig, StopConfig
 
 Mode = Literal["supervised", "unsupervised"]
@@ -39,6 +39,7 @@ class PromptConfig:
     pooling_span: PoolingSpan | None = option(None, "What is pooled: text_and_rationale or rationale.")
 
     def __post_init__(self) -> None:
+        require_text("prompt.system_prompt", self.system_prompt, "a text, or null")
         for name in ("max_seq_length", "max_new_tokens"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"prompt.{name}", value, "an integer >= 1, or null")
@@ -190,6 +191,7 @@ class ComputeConfig:
     threads: int | None = option(None, "CPU threads; null is torch's choice.")
 
     def __post_init__(self) -> None:
+        require_text("compute.device", self.device, "the name of a device, such as cpu or cuda, or null")
         require(
             self.tokens_per_microbatch >= 1,
             "compute.tokens_per_microbatch",
@@ -224,6 +226,8 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "eval.every", self.every, "an integer >= 0")
+        for name in ("dev", "test"):
+            require_text(f"eval.{name}", getattr(self, name), "a file, a folder, a data set's name, or null")
         for name in ("max_queries", "patience"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"eval.{name}", value, "an integer >= 1, or null")
@@ -277,9 +281,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require(self.steps is None or self.steps >= 1, "steps", self.steps, "an integer >= 1, or null")
-        require(0 < self.epochs < float("inf"), "epochs", self.epochs, "a number > 0")
+        require_text("model", self.model, "a folder, a name on the hub, or grace-nano")
+        require_text("output", self.output, "the folder to write")
+        require(0 < self.epochs <= 1e9, "epochs", self.epochs, "a number > 0, at most 1e9")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "an integer >= 1")
         require(-(2**31) <= self.seed < 2**31, "seed", self.seed, "an integer of 32 bits")
+        if self.data.holdout and self.eval.dev is not None:
+            raise ConfigError(
+                f"eval.dev={self.eval.dev} is what is evaluated on, so the rows of data.holdout={self.data.holdout} would "
+                "be kept out of training for nothing: leave one out (eval.dev=null)"
+            )
         self._check_groups()
         self._check_batch()
 
