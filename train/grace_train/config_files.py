@@ -36,7 +36,9 @@ def read_values(name: str) -> dict[str, Any]:
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{name} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
+            raise ConfigError(
+                f"{name} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
+            ) from error
     elif name in bundled_names():
         text = (resources.files("grace_train") / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
     else:

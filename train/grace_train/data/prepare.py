@@ -59,7 +59,9 @@ def prepare_source(config: SourceConfig, data: DataConfig, mode: Mode) -> RowSto
         try:
             root.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise InputError(f"the folder of copies {root} is a file, or in one: name another with data.cache") from error
+            raise InputError(
+                f"the folder of copies {root} is a file, or in one: name another with data.cache"
+            ) from error
         _remove_abandoned(root)
         _write(source, config, data.on_bad_row, mode, folder)
     store = RowStore(folder)

@@ -9,7 +9,17 @@ from grace_train.config import TrainConfig
 from grace_train.config_files import differences
 
 # Shown, kept or stopped differently, but trained in the same way.
-_FREE = ("output", "log.", "stop.", "checkpoint.", "eval.patience", "eval.keep", "data.cache", "data.on_bad_row")
+_FREE = (
+    "output",
+    "save_dtype",
+    "log.",
+    "stop.",
+    "checkpoint.",
+    "eval.patience",
+    "eval.keep",
+    "data.cache",
+    "data.on_bad_row",
+)
 
 
 def check_same_run(config: TrainConfig, before: Mapping[str, Any]) -> None:

@@ -11,7 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from grace_st.bulk.lock import FolderLock
+from safetensors import SafetensorError
+
+from grace_st.bulk.lock import LOCK_NAME, FolderLock
 from grace_st.config import CONFIG_NAME
 from grace_train.config import TrainConfig
 from grace_train.config_files import dump
@@ -25,12 +27,12 @@ _PACKAGES = ("grace-st", "torch", "transformers", "sentence-transformers", "peft
 
 
 class RunFolder:
-    """Where a run writes, held by this process alone until `release`.
+    """Where a run writes, held by this process alone until `release`. What is there stays as it is until `begin`.
 
     Args:
         config: The run.
         resume: Go on with what is there, if there is something.
-        overwrite: Remove what an earlier run left, and start.
+        overwrite: What an earlier run left may be replaced.
 
     Attributes:
         training: The folder of logs and checkpoints.
@@ -38,7 +40,8 @@ class RunFolder:
         is_continued: Whether there is something to go on with.
 
     Raises:
-        FileExistsError: There is something, and neither ``resume`` nor ``overwrite`` was given; or it is no run.
+        FileExistsError: There is something, and neither ``resume`` nor ``overwrite`` was given; or it is no run; or
+            one that is finished and has no checkpoint to go on from.
         grace_st.bulk.lock.LockedError: Another process is at work there.
     """
 
@@ -49,21 +52,20 @@ class RunFolder:
         self._check(Path(config.model).expanduser(), resume=resume, overwrite=overwrite)
         self.training.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.training)
-        if overwrite:
-            self._clear()
         self.is_continued = resume and bool(self.checkpoints.steps())
-        if not self.is_continued:
-            # A run that was killed before its first checkpoint has left nothing of use.
-            self._clear()
-            self._describe(config)
 
     def _check(self, model: Path, *, resume: bool, overwrite: bool) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise FileExistsError(f"output={self.path} is a file: choose another output")
+        for place in (self.path, *self.path.parents):
+            if place.exists() and not place.is_dir():
+                what = "a file" if place == self.path else f"inside {place}, which is a file"
+                raise FileExistsError(f"output={self.path} is {what}: choose another output")
         if model.is_dir() and self.path in (model.resolve(), *model.resolve().parents):
             raise FileExistsError(f"output={self.path} is or holds the start model: choose another output")
         if not self.path.is_dir() or not any(self.path.iterdir()):
             return
+        entries = [entry.name for entry in self.path.iterdir()]
+        if entries == [TRAINING] and {entry.name for entry in self.training.iterdir()} <= {LOCK_NAME}:
+            return  # a run that was refused before it began
         if not self.training.is_dir():
             what = "a model folder" if (self.path / CONFIG_NAME).is_file() else "not empty"
             raise FileExistsError(f"output={self.path} is {what} and holds no training run: choose another output")
@@ -72,6 +74,17 @@ class RunFolder:
                 f"output={self.path} holds a run already: go on with it with --resume, replace it with --overwrite, "
                 "or choose another output"
             )
+        if resume and not self.checkpoints.steps() and (self.path / _LAST).is_file():
+            # Starting anew, as where a run was killed before its first checkpoint, would remove a finished model.
+            raise FileExistsError(
+                f"output={self.path} holds a finished run whose checkpoints were removed, so there is nothing to go on "
+                "from: replace it with --overwrite, or choose another output"
+            )
+
+    def begin(self, config: TrainConfig) -> None:
+        """Remove what an earlier run left, and write down what is run."""
+        self._clear()
+        self._describe(config)
 
     def _clear(self) -> None:
         """Remove what a run writes; anything else in the folder stays."""
@@ -109,9 +122,14 @@ class RunFolder:
 
     def publish(self, write: Callable[[Path], None]) -> None:
         """Put model files at the top of the folder. ``modules.json`` comes last: without it nothing loads."""
+        for left in self.path.glob(".model.*.partial"):  # by a process that was killed
+            shutil.rmtree(left)
         partial = Path(tempfile.mkdtemp(prefix=".model.", suffix=".partial", dir=self.path))
         try:
-            write(partial)
+            try:
+                write(partial)
+            except SafetensorError as error:  # how it reports a full disk
+                raise OSError(f"the model cannot be written to {self.path} ({error}): make room") from error
             (self.path / _LAST).unlink(missing_ok=True)
             entries = sorted(partial.iterdir(), key=lambda entry: entry.name == _LAST)
             for entry in entries:

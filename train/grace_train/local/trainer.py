@@ -31,6 +31,7 @@ from grace_train.local.rollouts import RolloutMaker
 from grace_train.local.run_folder import SUMMARY, RunFolder
 from grace_train.local.scoring import Side, describe, rollout_count, score
 from grace_train.local.update import Learner
+from grace_train.options import require
 from grace_train.report.curves import draw_curves
 from grace_train.report.health import HealthMonitor, TrainingStopped
 from grace_train.report.live import LiveView
@@ -132,6 +133,8 @@ class Trainer:
         self.fingerprint = self.policy.fingerprint()
         self.learner = Learner(self.policy, config, self.total)
         self.maker = RolloutMaker(self.policy, config)
+        buffer = config.reward.soft_buffer or 1
+        require(buffer <= self.maker.budget, "reward.soft_buffer", buffer, f"at most {self.maker.budget}, the budget")
         weights = {
             "positive": 1.0,
             "negative": 1.0,
@@ -179,6 +182,7 @@ class Trainer:
 
     def _begin(self) -> None:
         """Before the first step: what the start model can do, and a checkpoint to go on from."""
+        self.folder.begin(self.config)
         if self.config.log.sample_texts:
             self.progress["sample_texts"] = list(self.config.log.choose_texts(self._texts_to_show()))
         start: dict[str, Any] = {}
@@ -329,6 +333,12 @@ class Trainer:
     def _restore(self) -> None:
         state = self.folder.checkpoints.load()
         check_same_run(self.config, state.config)
+        best = state.progress["best_step"]
+        if self.config.eval.keep == "best" and best is not None and not self.folder.checkpoints.has_best(best):
+            raise ValueError(
+                f"the weights of step {best}, the best so far, are not in {self.folder.checkpoints.folder}: go on with "
+                "eval.keep=last"
+            )
         if state.fingerprint != self.fingerprint:
             raise ValueError(
                 f"the run in {self.folder.path} began with another model than what model={self.config.model} is now: "
@@ -357,11 +367,24 @@ class Trainer:
         """Where a run is stopped, draw its curves and say what is kept."""
         try:
             yield
+        except NonFiniteVectorError as error:
+            stopped = TrainingStopped(f"after step {self.step}: {error}")
+            stopped.add_note(f"({self._kept()})")
+            raise stopped from error
+        except Interrupted:
+            raise
         except TrainingStopped as error:
             self._draw_curves()
-            steps = self.folder.checkpoints.steps()
-            error.add_note(f"Log and curves are in {self.folder.training}; the last checkpoint is of step {steps[-1]}.")
+            error.add_note(f"Log and curves are in {self.folder.training}; {self._kept()}.")
             raise
+        except (OSError, KeyboardInterrupt) as error:
+            if "--resume" not in str(error):
+                error.add_note(f"({self._kept()}: go on with --resume)")
+            raise
+
+    def _kept(self) -> str:
+        steps = self.folder.checkpoints.steps()
+        return f"the last checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
 
     # ---------------------------------------------------------------- the end
 

@@ -37,8 +37,13 @@ class StepFile:
                 )
             self._continues = True
         # One write of whole lines: an interruption can tear the last line only.
-        with self.path.open("ab") as file:
-            file.write(b"".join(json_line(record) for record in records))
+        try:
+            with self.path.open("ab") as file:
+                file.write(b"".join(json_line(record) for record in records))
+        except OSError as error:
+            if error.filename is None:  # a full disk names no file
+                error.filename = str(self.path)
+            raise
 
     def continue_from(self, step: int) -> list[dict[str, Any]]:
         """Keep what is of ``step`` and before, drop what is later or torn, and append to it from now on.
