@@ -408,6 +408,17 @@ def test_a_rollout_alone_trains_and_groups_that_are_dropped_do_not(
     assert "every group was dropped, so nothing is trained" in caplog.text
 
 
+def test_a_dev_file_that_is_trained_on_is_warned_about(
+    make_config: MakeConfig, train_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text(train_file.read_text(encoding="utf-8"), encoding="utf-8")
+    train(make_config("steps=1", f"eval.dev={other}"), quiet=True)
+    assert "not held out" not in caplog.text
+    train(make_config("steps=1"), overwrite=True, quiet=True)
+    assert "is training data as well: what it measures is not held out" in caplog.text
+
+
 def test_two_runs_in_one_folder(make_config: MakeConfig) -> None:
     from grace_train.local.run_folder import RunFolder
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from grace_train.local.packing import MicroBatch
 from grace_train.losses import entropy_terms
@@ -58,7 +57,7 @@ def token_scores(
     states = states[sources]
 
     def score(some_states: Tensor, some_targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = _logits(model, some_states).float() / temperature
+        logits = _logits(model, some_states, type(output)).float() / temperature
         chosen = logits.log_softmax(dim=-1).gather(1, some_targets[:, None])[:, 0]
         return chosen, entropy_terms(logits[None])[0] if entropy else torch.zeros_like(chosen)
 
@@ -78,19 +77,21 @@ def token_scores(
     return TokenScores(logprobs, entropies)
 
 
-def _logits(model: PreTrainedModel, states: Tensor) -> Tensor:
-    """``[N, V]`` logits of states ``[N, d]``, by the model's own forward with its decoder's work already done."""
-    with _decoder_gives(model, states[None]):
+def _logits(model: PreTrainedModel, states: Tensor, kind: type[Any]) -> Tensor:
+    """``[N, V]`` logits of states ``[N, d]``, by the model's own forward with its decoder's work already done.
+
+    ``kind`` is what its decoder returns: the forward may look at fields that not every decoder has.
+    """
+    with _decoder_gives(model, kind(last_hidden_state=states[None])):
         ids = torch.zeros((1, states.shape[0]), dtype=torch.long, device=states.device)
         return model(input_ids=ids, use_cache=False, return_dict=True).logits[0]
 
 
 @contextmanager
-def _decoder_gives(model: PreTrainedModel, states: Tensor) -> Iterator[None]:
+def _decoder_gives(model: PreTrainedModel, done: Any) -> Iterator[None]:
     decoder: Any = model.get_decoder()
     had_own = "forward" in decoder.__dict__
     own = decoder.__dict__.get("forward")
-    done = BaseModelOutputWithPast(last_hidden_state=states)  # type: ignore[arg-type]
     decoder.forward = lambda *_args, **_kwargs: done
     try:
         yield

@@ -7,11 +7,13 @@ this file decides when to evaluate, save and stop.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +39,8 @@ from grace_train.report.health import HealthMonitor, TrainingStopped
 from grace_train.report.live import LiveView
 from grace_train.report.log import METRICS_NAME, RunLog
 from grace_train.report.samples import SampleLog
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_NOTES = 30
 """Between two lines about a long evaluation."""
@@ -128,6 +132,11 @@ class Trainer:
         self.total = config.steps or math.ceil(config.epochs * self.sampler.steps_per_epoch)
         self.dev = self._retrieval(config.eval.dev) if config.eval.dev else held_out
         self.test = self._retrieval(config.eval.test) if config.eval.test else None
+        if config.eval.dev is not None and _is_trained_on(config.eval.dev, config):
+            logger.warning(
+                "eval.dev=%s is training data as well: what it measures is not held out. data.holdout keeps rows apart",
+                config.eval.dev,
+            )
         # 2. The model.
         self.policy: Policy = load_policy(config, keep_reference=config.algorithm.kl > 0 or config.eval.kl)
         self.fingerprint = self.policy.fingerprint()
@@ -421,6 +430,11 @@ class Trainer:
         metrics = self.folder.training / METRICS_NAME
         if self.config.log.curves and metrics.is_file():
             draw_curves(metrics, self.folder.training / "curves.png")
+
+
+def _is_trained_on(path: str, config: TrainConfig) -> bool:
+    files = [Path(source.path).expanduser().resolve() for source in config.data.sources()]
+    return Path(path).expanduser().resolve() in files
 
 
 def _figures(found: Evaluation) -> dict[str, Any]:
