@@ -38,7 +38,7 @@ def make(*changes: str) -> TrainConfig:
         (["batch_size=1", "reward.variant=infonce", "data.negatives=0"], "makes the infonce reward 0"),
         (["batch_size=2", "algorithm.updates_per_batch=3"], "updates_per_batch=3 parts cannot be made"),
         (["algorithm.name=rloo", "algorithm.normalize_std=true"], "normalize_std is an option of grpo"),
-        (["optimizer.learning_rate=0"], "optimizer.learning_rate must be a number > 0, got 0"),
+        (["optimizer.learning_rate=0"], "optimizer.learning_rate must be a number > 0, at most 1e9, got 0"),
         (["optimizer.betas=[0.9]"], "optimizer.betas must be two numbers"),
         (["steps=0"], "steps must be an integer >= 1"),
         (["algorithm.clip_low=1.5"], "algorithm.clip_low must be between 0 and 1"),
@@ -51,6 +51,27 @@ def make(*changes: str) -> TrainConfig:
         (["rewrd.variant=paper"], "did you mean 'reward'"),
         (["reward.variant=per_rolout"], "did you mean 'per_rollout'"),
         (["engine=verll"], "engine must be one of"),
+        (
+            ["reward.soft_buffer=3"],
+            "reward.soft_buffer is an option of reward.length_penalty=soft, which is below_group",
+        ),
+        (["rollout.query_group_size=3"], "rollout.query_group_size is an option of reward.variant=symmetric"),
+        (["eval.patience=3"], "eval.patience counts evaluations on dev, and there are none"),
+        (["rollout.temperature=1e-9"], "rollout.temperature must be a number from 0.01 to 100"),
+        (["reward.scale=1e300"], "reward.scale must be a number > 0, at most 1e6, or null"),
+        (["optimizer.learning_rate=1e39"], "optimizer.learning_rate must be a number > 0, at most 1e9"),
+        (["compute.threads=100000"], "compute.threads must be an integer from 1 to 1024"),
+        (["data.holdout=5", "eval.dev=d.jsonl"], r"kept out of training for nothing: leave one out \(eval.dev=null\)"),
+        (['output=""'], "output must be the folder to write, got ''"),
+        (['model=" "'], "model must be a folder"),
+        (['eval.dev=""'], "eval.dev must be a file"),
+        (['prompt.system_prompt=""'], "prompt.system_prompt must be a text, or null"),
+        (['compute.device=""'], "compute.device must be the name of a device"),
+        (['data.cache=""'], "data.cache must be a folder, or null"),
+        (["epochs=1e300"], "epochs must be a number > 0, at most 1e9"),
+        ([f"optimizer.learning_rate=1{'0' * 400}"], "optimizer.learning_rate must be a number, got 1000"),
+        (["data.train=[{paht: a}]"], r"^unknown key 'data.train\[0\].paht'; did you mean 'data.train\[0\].path'\?$"),
+        (["data.train=3"], "must be a string, got 3; or data.train must be a list"),
     ],
 )
 def test_what_cannot_work_is_refused(changes: list[str], message: str) -> None:
@@ -121,6 +142,8 @@ def test_a_configuration_survives_yaml(tmp_path: Path) -> None:
         ("nano", ["=3"], "is not key=value"),
         ("nano", ["model.name=3"], "model is 'grace-nano', which has no keys"),
         ("nano", ["steps=[1"], "is not valid YAML"),
+        ("nano", ["output=2024-99-99"], "output=2024-99-99 has a value that YAML cannot take .*put it in quotes"),
+        ("nano", ["output=???"], r"output is \?\?\?, which stands for what is yet to be given"),
     ],
 )
 def test_a_wrong_name_or_change_is_named(name: str, changes: list[str], message: str) -> None:
@@ -128,9 +151,20 @@ def test_a_wrong_name_or_change_is_named(name: str, changes: list[str], message:
         load_config(name, changes)
 
 
-@pytest.mark.parametrize(("text", "message"), [("- 1\n", "must hold keys and values, got list"), ("a: [", "not valid")])
-def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"- 1\n", "must hold keys and values, got list"),
+        (b"a: [", "not valid"),
+        (b"steps: 3\nmodel: m\nsteps: 4\n", "the key 'steps' is there twice, again in line 3"),
+        (b"eval:\n  every: 1\n  every: 2\n", "the key 'every' is there twice, again in line 3"),
+        (b"output: caf\xe9\n", r"run.yaml is not UTF-8 .*: save it as UTF-8"),
+        (b"a: " + b"[" * 5000 + b"]" * 5000, "nested too deeply"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, text: bytes, message: str) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(text)
     with pytest.raises(ConfigError, match=message):
         load_config(str(path))

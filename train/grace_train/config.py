@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from grace_st.config import Pooling, PoolingSpan
 from grace_train.data.config import DataConfig
-from grace_train.options import ConfigError, from_mapping, option, require
+from grace_train.options import ConfigError, from_mapping, option, require, require_text
 from grace_train.report.config import LogConfig, StopConfig
 
 Mode = Literal["supervised", "unsupervised"]
@@ -39,6 +39,7 @@ class PromptConfig:
     pooling_span: PoolingSpan | None = option(None, "What is pooled: text_and_rationale or rationale.")
 
     def __post_init__(self) -> None:
+        require_text("prompt.system_prompt", self.system_prompt, "a text, or null")
         for name in ("max_seq_length", "max_new_tokens"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"prompt.{name}", value, "an integer >= 1, or null")
@@ -63,7 +64,7 @@ class RolloutConfig:
             self.query_group_size,
             "an integer >= 1, or null",
         )
-        require(0 < self.temperature <= 100, "rollout.temperature", self.temperature, "a number > 0")
+        require(0.01 <= self.temperature <= 100, "rollout.temperature", self.temperature, "a number from 0.01 to 100")
         require(self.slots is None or self.slots >= 1, "rollout.slots", self.slots, "an integer >= 1, or null")
 
 
@@ -91,12 +92,12 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         for name in ("lambda_consistency", "lambda_hard"):
-            require(0 <= getattr(self, name) < float("inf"), f"reward.{name}", getattr(self, name), "a number >= 0")
-        require(0 < self.gamma < float("inf"), "reward.gamma", self.gamma, "a number > 0")
-        require(
-            self.scale is None or 0 < self.scale < float("inf"), "reward.scale", self.scale, "a number > 0, or null"
-        )
-        require(0 < self.temperature < float("inf"), "reward.temperature", self.temperature, "a number > 0")
+            require(0 <= getattr(self, name) <= 1e6, f"reward.{name}", getattr(self, name), "a number from 0 to 1e6")
+        for name in ("gamma", "scale"):
+            value = getattr(self, name)
+            null = ", or null" if name == "scale" else ""
+            require(value is None or 0 < value <= 1e6, f"reward.{name}", value, f"a number > 0, at most 1e6{null}")
+        require(1e-4 <= self.temperature <= 1e6, "reward.temperature", self.temperature, "a number from 1e-4 to 1e6")
         require(
             self.soft_buffer is None or self.soft_buffer >= 1, "reward.soft_buffer", self.soft_buffer, "an integer >= 1"
         )
@@ -157,7 +158,7 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "max_grad_norm", "eps"):
             value = getattr(self, name)
-            require(0 < value < float("inf"), f"optimizer.{name}", value, "a number > 0")
+            require(0 < value <= 1e9, f"optimizer.{name}", value, "a number > 0, at most 1e9")
         valid = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         require(valid, "optimizer.betas", self.betas, "two numbers in [0, 1)")
         require(0 <= self.weight_decay < 1, "optimizer.weight_decay", self.weight_decay, "a number in [0, 1)")
@@ -190,13 +191,16 @@ class ComputeConfig:
     threads: int | None = option(None, "CPU threads; null is torch's choice.")
 
     def __post_init__(self) -> None:
+        require_text("compute.device", self.device, "the name of a device, such as cpu or cuda, or null")
         require(
             self.tokens_per_microbatch >= 1,
             "compute.tokens_per_microbatch",
             self.tokens_per_microbatch,
             "an integer >= 1",
         )
-        require(self.threads is None or self.threads >= 1, "compute.threads", self.threads, "an integer >= 1, or null")
+        # Thousands of threads end the process without a word.
+        expected = "an integer from 1 to 1024, or null"
+        require(self.threads is None or 1 <= self.threads <= 1024, "compute.threads", self.threads, expected)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +228,8 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "eval.every", self.every, "an integer >= 0")
+        for name in ("dev", "test"):
+            require_text(f"eval.{name}", getattr(self, name), "a file, a folder, a data set's name, or null")
         for name in ("max_queries", "patience"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"eval.{name}", value, "an integer >= 1, or null")
@@ -277,11 +283,36 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require(self.steps is None or self.steps >= 1, "steps", self.steps, "an integer >= 1, or null")
-        require(0 < self.epochs < float("inf"), "epochs", self.epochs, "a number > 0")
+        require_text("model", self.model, "a folder, a name on the hub, or grace-nano")
+        require_text("output", self.output, "the folder to write")
+        require(0 < self.epochs <= 1e9, "epochs", self.epochs, "a number > 0, at most 1e9")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "an integer >= 1")
         require(-(2**31) <= self.seed < 2**31, "seed", self.seed, "an integer of 32 bits")
+        self._check_unused()
         self._check_groups()
         self._check_batch()
+
+    def _check_unused(self) -> None:
+        """Refuse what would be accepted and do nothing."""
+        if self.data.holdout and self.eval.dev is not None:
+            raise ConfigError(
+                f"eval.dev={self.eval.dev} is what is evaluated on, so the rows of data.holdout={self.data.holdout} "
+                "would be kept out of training for nothing: leave one out (eval.dev=null)"
+            )
+        if self.reward.soft_buffer is not None and self.length_penalty != "soft":
+            raise ConfigError(
+                f"reward.soft_buffer is an option of reward.length_penalty=soft, which is {self.length_penalty} here: "
+                "leave it out"
+            )
+        if self.rollout.query_group_size is not None and not self.is_symmetric:
+            raise ConfigError(
+                "rollout.query_group_size is an option of reward.variant=symmetric, which trains queries: leave it out"
+            )
+        if self.eval.patience is not None and not (self.eval.every and (self.eval.dev or self.data.holdout)):
+            raise ConfigError(
+                "eval.patience counts evaluations on dev, and there are none: set eval.every, and eval.dev or "
+                "data.holdout"
+            )
 
     def _check_groups(self) -> None:
         sizes = {"rollout.group_size": self.rollout.group_size}

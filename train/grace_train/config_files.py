@@ -15,6 +15,9 @@ from grace_train.config import TrainConfig
 from grace_train.extras import require_packages
 from grace_train.options import ConfigError
 
+OPEN = "???"
+"""In a documented configuration: what it leaves to be given."""
+
 
 def bundled_names() -> list[str]:
     """Names of the configurations that come with the package."""
@@ -30,7 +33,12 @@ def read_values(name: str) -> dict[str, Any]:
     """
     path = Path(name).expanduser()
     if path.is_file():
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"{name} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
+            ) from error
     elif name in bundled_names():
         text = (resources.files("grace_train") / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
     else:
@@ -58,6 +66,9 @@ def load_config(name: str, changes: Sequence[str] = ()) -> TrainConfig:
     values = read_values(name)
     for change in changes:
         apply_change(values, change)
+    for key in ("model", "output"):
+        if values.get(key) == OPEN:
+            raise ConfigError(f"{key} is {OPEN}, which stands for what is yet to be given: set it, as in {key}=...")
     return TrainConfig.from_dict(values)
 
 
@@ -95,8 +106,8 @@ def documented(name: str) -> str:
         ConfigError: See `read_values`; an unknown key is refused as well.
     """
     values = read_values(name)
-    filled = {key: values.get(key, "???") for key in ("model", "output")}
-    data = {"train": "???", **values.get("data", {})}
+    filled = {key: values.get(key, OPEN) for key in ("model", "output")}
+    data = {"train": OPEN, **values.get("data", {})}
     config = TrainConfig.from_dict({**values, **filled, "data": data})
     return "\n".join(_documented_lines(config, "")) + "\n"
 
@@ -118,8 +129,8 @@ def _documented_lines(settings: Any, indent: str) -> Iterator[str]:
 
 
 def _inline(value: Any) -> str:
-    if value == "???":
-        return "???"
+    if value == OPEN:
+        return OPEN
     if isinstance(value, tuple):
         value = [dataclasses.asdict(item) if dataclasses.is_dataclass(item) else item for item in value]  # type: ignore[arg-type]
     text: str = _yaml().safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
@@ -129,9 +140,35 @@ def _inline(value: Any) -> str:
 def _parse(text: str, name: str) -> Any:
     yaml = _yaml()
     try:
+        _refuse_repeated_keys(yaml.compose(text, Loader=yaml.SafeLoader), name)
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{name} is nested too deeply to be a configuration") from error
+    except ConfigError:
+        raise
+    except ValueError as error:  # 2024-99-99 reads like a date
+        raise ConfigError(f"{name:.200} has a value that YAML cannot take ({error}): put it in quotes") from error
+
+
+def _refuse_repeated_keys(root: Any, name: str) -> None:
+    """YAML forbids them, PyYAML takes the last one without a word."""
+    pending, seen = [root], set()
+    while pending:
+        node = pending.pop()
+        if node is None or node.id == "scalar" or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.id == "sequence":
+            pending.extend(node.value)
+            continue
+        keys = [key.value for key, _ in node.value if key.id == "scalar"]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            line = max(key.start_mark.line for key, _ in node.value if key.value == twice) + 1
+            raise ConfigError(f"{name}: the key {twice!r} is there twice, again in line {line}: leave one of them")
+        pending.extend(value for _, value in node.value)
 
 
 def _yaml() -> ModuleType:

@@ -8,7 +8,7 @@ TRAINING = ("pyarrow", "matplotlib")
 
 
 class MissingExtraError(ImportError, ValueError):
-    """A package of the extra ``train`` is not installed."""
+    """A package that is asked for is not installed."""
 
 
 def require_packages(*names: str) -> None:

@@ -83,6 +83,15 @@ def require(condition: bool, key: str, value: object, expected: str) -> None:
         raise ConfigError(f"{key} must be {expected}, got {value!r}")
 
 
+def require_text(key: str, value: str | None, expected: str) -> None:
+    """Refuse a text that is empty or white space only; None passes.
+
+    Raises:
+        ConfigError: It is.
+    """
+    require(value is None or bool(value.strip()), key, value, expected)
+
+
 def _join(at: str, key: str) -> str:
     return f"{at}.{key}" if at else key
 
@@ -127,13 +136,23 @@ def _convert(hint: Any, value: Any, at: str) -> Any:
 def _convert_union(arguments: tuple[Any, ...], value: Any, at: str) -> Any:
     if value is None and type(None) in arguments:
         return None
+    candidates = [item for item in arguments if item is not type(None)]
+    if isinstance(value, (list, tuple, Mapping)):
+        # What is wrong inside a list is the message, not that it is no string either.
+        candidates = [item for item in candidates if _takes(item, value)] or candidates
     messages = []
-    for candidate in (item for item in arguments if item is not type(None)):
+    for candidate in candidates:
         try:
             return _convert(candidate, value, at)
         except ConfigError as error:
             messages.append(str(error))
     raise ConfigError(messages[-1] if len(messages) == 1 else "; or ".join(messages))
+
+
+def _takes(hint: Any, value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return _settings_class(hint) is not None
+    return get_origin(hint) in (tuple, list, Sequence)
 
 
 def _convert_plain(hint: Any, value: Any, at: str) -> Any:
@@ -142,7 +161,7 @@ def _convert_plain(hint: Any, value: Any, at: str) -> Any:
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)  # YAML 1.1 takes 1e-4 for a string
-        except ValueError:
+        except (ValueError, OverflowError):  # an integer of hundreds of digits
             pass
     names = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
     fits = isinstance(value, hint) and not (hint is int and isinstance(value, bool))

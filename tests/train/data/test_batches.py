@@ -46,7 +46,7 @@ def _supervised(instance: AnyInstance) -> Instance:
     return instance
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(_ROWS, _ROWS, st.integers(1, 4), st.integers(0, 3))
 def test_no_text_twice_and_no_row_lost(first: list[Any], second: list[Any], batch_size: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

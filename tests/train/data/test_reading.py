@@ -318,6 +318,13 @@ def test_where_copies_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert cache_folder("~/x") == tmp_path / "home" / "x"
 
 
+def test_a_cache_that_is_a_file(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [pair("q", "p")])
+    for cache in (path, path / "below"):
+        with pytest.raises(InputError, match=r"is a file, or in one: name another with data.cache"):
+            prepare(path, cache=str(cache))
+
+
 def test_many_rows_and_long_rows(tmp_path: Path) -> None:
     rows = [pair(f"q{i}", *(f"p{i}.{j}" for j in range(i % 4 + 1))) for i in range(2500)]
     rows[7]["positive"] = ["x" * 9_000_000]

@@ -23,8 +23,12 @@ from grace_train.local.packing import Response, pack
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(scope="module", params=["qwen2", "llama", "gemma2"])
+@pytest.fixture(scope="module", params=["qwen2", "llama", "gemma2", "gpt2"])
 def model(request: pytest.FixtureRequest, checkpoints: Callable[..., Path]) -> PreTrainedModel:
+    if request.param == "gpt2":  # its forward looks at more of what its decoder returns than the others'
+        torch.manual_seed(0)
+        sizes = {"vocab_size": 64, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}
+        return GPT2LMHeadModel(GPT2Config(**sizes)).eval()
     loaded = AutoModelForCausalLM.from_pretrained(checkpoints(request.param), attn_implementation="sdpa")
     return loaded.float().eval()
 

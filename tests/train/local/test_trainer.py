@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
@@ -26,6 +27,7 @@ from grace_train.local.run_folder import RunFolder
 from grace_train.local.trainer import Trainer, train
 from grace_train.local.update import Learner
 from grace_train.report.health import TrainingStopped
+from grace_train.report.jsonl import StepFile
 from grace_train.report.log import read_metrics
 from tests.conftest import GraceFolder
 from tests.train.local.conftest import MakeConfig
@@ -401,6 +403,95 @@ def test_a_folder_called_training_is_not_taken_for_a_run(make_config: MakeConfig
     assert data.read_text() == "precious"
 
 
+def test_a_run_that_is_refused_leaves_what_is_there(make_config: MakeConfig) -> None:
+    config = make_config("steps=1")
+    missing = make_config("steps=1", "data.train=missing.jsonl")
+    with pytest.raises(ValueError, match="there is no file"):
+        train(missing, quiet=True)
+    train(config, quiet=True)  # nothing to overwrite
+    before = metrics(config)
+    with pytest.raises(ValueError, match="there is no file"):
+        train(missing, overwrite=True, quiet=True)
+    assert metrics(config) == before
+    assert (Path(config.output) / "model.safetensors").is_file()
+
+
+def test_an_output_below_a_file(make_config: MakeConfig, train_file: Path) -> None:
+    with pytest.raises(FileExistsError, match=r"is inside .*train.jsonl, which is a file"):
+        train(make_config(output=str(train_file / "run")), quiet=True)
+
+
+def test_the_best_weights_that_were_not_kept_are_asked_for_before_training(make_config: MakeConfig) -> None:
+    train(make_config("steps=2", "eval.keep=last"), quiet=True)
+    with pytest.raises(ValueError, match=r"eval.keep was 'last' and is 'best'"):
+        train(make_config("steps=3", "eval.keep=best"), resume=True, quiet=True)
+    train(make_config("steps=3", "eval.keep=last"), resume=True, quiet=True)
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_adapters_that_cannot_be_merged_are_refused(make_config: MakeConfig, target: str) -> None:
+    with pytest.raises(ValueError, match=rf"lora.target_modules=.*names .*{target}, which shares its weight"):
+        train(make_config("lora.rank=2", f"lora.target_modules=[{target}]"), quiet=True)
+
+
+def test_a_device_that_computes_nothing(make_config: MakeConfig) -> None:
+    with pytest.raises(ValueError, match=r"compute.device='meta' computes nothing"):
+        train(make_config("compute.device=meta"), quiet=True)
+
+
+def test_a_soft_buffer_beyond_the_budget_is_refused_before_training(make_config: MakeConfig) -> None:
+    config = make_config("reward.length_penalty=soft", "reward.soft_buffer=7")
+    with pytest.raises(ValueError, match=r"reward.soft_buffer=7 is more than the budget of 6 tokens"):
+        train(config, quiet=True)
+    assert not (Path(config.output) / "training/metrics.jsonl").exists()
+
+
+def test_weights_too_large_for_the_dtype_are_not_written(make_config: MakeConfig) -> None:
+    settings = ["steps=1", "optimizer.learning_rate=1e6", "eval.every=0", "log.sample_texts=0"]
+    with pytest.raises(ArithmeticError, match=r"in torch.float16, so they are not written: .*save_dtype=float32"):
+        train(make_config(*settings, "save_dtype=float16"), quiet=True)
+    config = make_config(*settings, "save_dtype=float32")
+    assert not (Path(config.output) / "modules.json").exists()
+    train(config, resume=True, quiet=True)
+
+
+def test_an_evaluation_that_gives_nan_stops_the_run(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = Trainer._advance
+
+    def spoil(self: Trainer) -> Any:
+        sides = advance(self)
+        if self.step == 2:
+            with torch.no_grad():
+                next(iter(self.policy.trainable().values())).fill_(float("nan"))
+        return sides
+
+    monkeypatch.setattr(Trainer, "_advance", spoil)
+    with pytest.raises(TrainingStopped, match=r"step 2: .*NaN or infinity") as caught:
+        train(make_config("checkpoint.every=1"), quiet=True)
+    assert "the last checkpoint is of step 1" in caught.value.__notes__[0]
+
+
+def test_a_rollout_alone_trains_and_groups_that_are_dropped_do_not(
+    make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    alone = ["algorithm.name=remax", "rollout.group_size=1", "reward.lambda_consistency=0", "steps=1"]
+    train(make_config(*alone), quiet=True)
+    assert "trained" not in caplog.text
+    train(make_config("algorithm.min_spread=1e9", "steps=1"), overwrite=True, quiet=True)
+    assert "every group was dropped, so nothing is trained" in caplog.text
+
+
+def test_a_dev_file_that_is_trained_on_is_warned_about(
+    make_config: MakeConfig, train_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text(train_file.read_text(encoding="utf-8"), encoding="utf-8")
+    train(make_config("steps=1", f"eval.dev={other}"), quiet=True)
+    assert "not held out" not in caplog.text
+    train(make_config("steps=1"), overwrite=True, quiet=True)
+    assert "is training data as well: what it measures is not held out" in caplog.text
+
+
 def test_a_process_killed_while_it_wrote_the_model(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make_config("steps=1")
     with monkeypatch.context() as patch:
@@ -431,7 +522,6 @@ def test_two_runs_in_one_folder(make_config: MakeConfig) -> None:
         ("optimizer.learning_rate=2e-3", "optimizer.learning_rate was 0.001 and is 0.002"),
         ("steps=2", "steps was 3 and is 2"),
         ("seed=4", "seed was 0 and is 4"),
-        ("eval.keep=last", "eval.keep was 'best' and is 'last'"),
     ],
 )
 def test_a_checkpoint_of_another_configuration(make_config: MakeConfig, change: str, message: str) -> None:
@@ -477,6 +567,50 @@ def test_a_full_disk_while_training(make_config: MakeConfig, monkeypatch: pytest
     train(whole, quiet=True)
     train(config, resume=True, quiet=True)
     assert same_weights(config, whole)
+
+
+def test_a_full_disk_while_the_model_is_written(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    from grace_train.local import policy
+
+    def full(*values: Any, **options: Any) -> None:
+        raise SafetensorError("No space left on device")
+
+    config = make_config("steps=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(policy, "write_folder", full)
+        with pytest.raises(OSError, match=r"cannot be written to .*No space left on device") as caught:
+            train(config, quiet=True)
+    assert caught.value.__notes__ == ["(the last checkpoint is of step 1: go on with --resume)"]
+    train(config, resume=True, quiet=True)
+    assert (Path(config.output) / "modules.json").is_file()
+
+
+def test_a_full_disk_under_the_log_names_the_file(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    append, count = StepFile.append, iter(range(100))
+
+    def full(self: StepFile, records: Any) -> None:
+        if self.path.name == "metrics.jsonl" and next(count) == 2:
+            self.path.unlink()
+            self.path.symlink_to("/dev/full")
+        append(self, records)
+
+    monkeypatch.setattr(StepFile, "append", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*metrics.jsonl'") as caught:
+        train(make_config(), quiet=True)
+    assert caught.value.__notes__ == ["(the last checkpoint is of step 0: go on with --resume)"]
+
+
+def test_a_second_signal_says_how_to_go_on(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: Trainer, current: int) -> Any:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "_step", interrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train(make_config(), quiet=True)
+    assert caught.value.__notes__ == ["(the last checkpoint is of step 0: go on with --resume)"]
 
 
 def test_data_are_checked_before_the_model_is_loaded(make_config: MakeConfig, tmp_path: Path) -> None:

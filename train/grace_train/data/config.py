@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from grace_st.bulk.formats import INPUT_FORMATS
-from grace_train.options import ConfigError, option, require
+from grace_train.options import ConfigError, option, require, require_text
 
 Mode = Literal["supervised", "unsupervised"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -97,6 +97,7 @@ class DataConfig:
         )
         require(self.negatives >= 0, "data.negatives", self.negatives, "an integer >= 0")
         require(self.holdout >= 0, "data.holdout", self.holdout, "an integer >= 0")
+        require_text("data.cache", self.cache, "a folder, or null")
         _check_names(self, "data.")
         labels = [source.label for source in self.sources()]
         twice = sorted({label for label in labels if labels.count(label) > 1})

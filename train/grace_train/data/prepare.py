@@ -56,7 +56,12 @@ def prepare_source(config: SourceConfig, data: DataConfig, mode: Mode) -> RowSto
     root = cache_folder(data.cache)
     folder = root / _key(source, config, mode)
     if not folder.is_dir():
-        root.mkdir(parents=True, exist_ok=True)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(
+                f"the folder of copies {root} is a file, or in one: name another with data.cache"
+            ) from error
         _remove_abandoned(root)
         _write(source, config, data.on_bad_row, mode, folder)
     store = RowStore(folder)

@@ -110,13 +110,17 @@ class CheckpointStore:
         """
         self._write(self._best_path(step), {"step": step, "weights": weights})
 
+    def has_best(self, step: int) -> bool:
+        """Whether `load_best` finds something."""
+        return self._best_path(step).is_file()
+
     def load_best(self, step: int) -> dict[str, Tensor]:
         """The weights of the best step.
 
         Raises:
             CheckpointError: They are not there, or cannot be read.
         """
-        weights: dict[str, Tensor] = _read(self._best_path(step))["weights"]
+        weights: dict[str, Tensor] = _read(self._best_path(step), "go on with --resume eval.keep=last")["weights"]
         return weights
 
     def _path(self, step: int) -> Path:
@@ -132,11 +136,11 @@ class CheckpointStore:
         try:
             write_atomically(path, write)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as either
+            reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
             newest = self.steps()
             kept = f"the checkpoint of step {newest[-1]} is intact" if newest else "there is no earlier checkpoint"
             raise OSError(
-                f"{path} cannot be written ({' '.join(str(error).split()):.200}): {kept}. Make room, then go on with "
-                "--resume"
+                f"{path} cannot be written ({reason:.200}): {kept}. Make room, then go on with --resume"
             ) from error
         return path
 
@@ -147,13 +151,12 @@ def _remove_torn(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, remedy: str = "remove it to go on from the one before") -> dict[str, Any]:
     try:
         values: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError as error:
-        raise CheckpointError(f"there is no {path}: was it removed?") from error
+        raise CheckpointError(f"there is no {path}: {remedy}") from error
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({' '.join(str(error).split()):.200}): remove it to go on from the one before"
-        ) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{path} cannot be read ({reason:.200}): {remedy}") from error
     return values

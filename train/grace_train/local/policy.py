@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 import grace_st
 from grace_st.config import CONFIG_NAME, DEFAULT_SYSTEM_PROMPT
 from grace_st.conversion import prepare, write_folder
+from grace_st.engines.base import NonFiniteVectorError, Sampling
 from grace_st.engines.kv_cache import can_repack
 from grace_st.module import GenerateThenPool
 from grace_train.config import LoraConfig, TrainConfig
@@ -155,6 +156,9 @@ class Policy:
             folder: An existing folder.
             name: What its README calls the model.
             dtype: Of the weights written.
+
+        Raises:
+            ArithmeticError: The weights encode nothing, in this dtype or at all.
         """
         weights = self._whole_state(dtype)
         with torch.device("meta"):
@@ -166,7 +170,15 @@ class Policy:
         if missing:
             raise RuntimeError(f"no weights for {missing[0]}: {type(self.model).__name__} cannot be written")
         plain.config.dtype = dtype
-        module = GenerateThenPool(plain, self.module.tokenizer, self.module.config, keep_dtype=True)
+        module = GenerateThenPool(plain, self.module.tokenizer, self.module.config, keep_dtype=True).eval()
+        try:
+            module.rollouts(module.prompts_of(["a"]), Sampling(max_new_tokens=1))
+        except NonFiniteVectorError as error:
+            raise ArithmeticError(
+                f"the trained weights give NaN or infinity in {dtype}, so they are not written: go on with "
+                "--resume save_dtype=float32, which has more range; if that is no help, train with a lower "
+                "optimizer.learning_rate"
+            ) from error
         write_folder(module, folder, name=name, source=self.name)
 
     def _plain_config(self) -> Any:
@@ -246,6 +258,8 @@ def choose_device(name: str | None) -> torch.device:
     if name is None:
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return found or torch.device("cpu")
+    if name == "meta":
+        raise ConfigError("compute.device='meta' computes nothing: name cpu, cuda or mps")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

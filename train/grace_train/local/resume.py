@@ -12,6 +12,7 @@ from grace_train.config_files import differences
 # eval.keep: the best weights so far may not be there.
 _FREE = (
     "output",
+    "save_dtype",
     "log.",
     "stop.",
     "checkpoint.",
@@ -38,7 +39,7 @@ def check_same_run(config: TrainConfig, before: Mapping[str, Any]) -> None:
     changed = [
         (key, old, new)
         for key, old, new in differences(before, config.to_dict())
-        if not key.startswith(_FREE) and not _is_longer(config, key, old, new)
+        if not key.startswith(_FREE) and not _is_longer(config, key, old, new) and (key, new) != ("eval.keep", "last")
     ]
     if changed:
         told = "; ".join(f"{key} was {old!r} and is {new!r}" for key, old, new in changed)

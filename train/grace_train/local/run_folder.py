@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from grace_st.bulk.lock import LOCK_NAME, FolderLock
 from grace_st.config import CONFIG_NAME
 from grace_train.config import TrainConfig
@@ -28,7 +30,7 @@ _PACKAGES = ("grace-st", "torch", "transformers", "sentence-transformers", "peft
 
 
 class RunFolder:
-    """Where a run writes, held by this process alone until `release`.
+    """Where a run writes, held by this process alone until `release`. What is there stays as it is until `begin`.
 
     Args:
         config: The run.
@@ -63,8 +65,10 @@ class RunFolder:
         self.describe(config)
 
     def _check(self, model: Path, *, resume: bool, overwrite: bool) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise FileExistsError(f"output={self.path} is a file: choose another output")
+        for place in (self.path, *self.path.parents):
+            if place.exists() and not place.is_dir():
+                what = "a file" if place == self.path else f"inside {place}, which is a file"
+                raise FileExistsError(f"output={self.path} is {what}: choose another output")
         if model.is_dir() and self.path in (model.resolve(), *model.resolve().parents):
             raise FileExistsError(f"output={self.path} is or holds the start model: choose another output")
         if not self.path.is_dir() or not any(self.path.iterdir()):
@@ -125,7 +129,10 @@ class RunFolder:
         """Put model files at the top of the folder. ``modules.json`` comes last: without it nothing loads."""
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.path))
         try:
-            write(partial)
+            try:
+                write(partial)
+            except SafetensorError as error:  # how it reports a full disk
+                raise OSError(f"the model cannot be written to {self.path} ({error}): make room") from error
             (self.path / _LAST).unlink(missing_ok=True)
             entries = sorted(partial.iterdir(), key=lambda entry: entry.name == _LAST)
             for entry in entries:

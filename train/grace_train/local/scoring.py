@@ -150,11 +150,10 @@ def describe(batch: RolloutBatch, sides: list[Side]) -> dict[str, float]:
     """What a step's rollouts and rewards look like, by the names of the log."""
     values: dict[str, float] = {}
     for side in sides:
-        values[f"{side.name}/total"] = float(side.rewards.mean())
-        values[f"{side.name}/total_std"] = float(within_group_std(side.rewards))
-        for term, reward in side.terms.items():
+        for term, reward in (("total", side.rewards), *side.terms.items()):
             values[f"{side.name}/{term}"] = float(reward.mean())
-            values[f"{side.name}/{term}_std"] = float(within_group_std(reward))
+            if reward.shape[1] > 1:  # alone, a rollout differs from nothing, and may well train
+                values[f"{side.name}/{term}_std"] = float(within_group_std(reward))
         if not bool(side.kept.all()):
             values[f"{side.name}/dropped_groups"] = float((~side.kept).float().mean())
     rollouts = [rollout for side in sides for group in side.groups for rollout in group.rollouts]

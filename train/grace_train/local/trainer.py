@@ -7,11 +7,13 @@ this file decides when to evaluate, save and stop.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +39,8 @@ from grace_train.report.health import HealthMonitor, TrainingStopped
 from grace_train.report.live import LiveView
 from grace_train.report.log import METRICS_NAME, RunLog
 from grace_train.report.samples import SampleLog
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_NOTES = 30
 """Between two lines about a long evaluation."""
@@ -130,6 +134,11 @@ class Trainer:
         self.total = config.steps or math.ceil(config.epochs * self.sampler.steps_per_epoch)
         self.dev = self._retrieval(config.eval.dev) if config.eval.dev else held_out
         self.test = self._retrieval(config.eval.test) if config.eval.test else None
+        if config.eval.dev is not None and _is_trained_on(config.eval.dev, config):
+            logger.warning(
+                "eval.dev=%s is training data as well: what it measures is not held out. data.holdout keeps rows apart",
+                config.eval.dev,
+            )
         # 2. The model.
         measures_kl = config.eval.kl and config.eval.every > 0
         self.policy: Policy = load_policy(config, keep_reference=config.algorithm.kl > 0 or measures_kl)
@@ -347,6 +356,12 @@ class Trainer:
     def _restore(self) -> None:
         state = self.folder.checkpoints.load()
         check_same_run(self.config, state.config)
+        best = state.progress["best_step"]
+        if self.config.eval.keep == "best" and best is not None and not self.folder.checkpoints.has_best(best):
+            raise ValueError(
+                f"the weights of step {best}, the best so far, are not in {self.folder.checkpoints.folder}: go on with "
+                "eval.keep=last"
+            )
         if state.fingerprint != self.fingerprint:
             raise ValueError(
                 f"the run in {self.folder.path} began with another model than what model={self.config.model} is now: "
@@ -377,25 +392,31 @@ class Trainer:
         try:
             yield
         except (TrainingStopped, NonFiniteVectorError) as error:
-            steps = self.folder.checkpoints.steps()
-            if not steps:  # the start model itself
+            if not self.folder.checkpoints.steps():  # the start model itself
                 raise
             self._draw_curves()
             stopped = error if isinstance(error, TrainingStopped) else TrainingStopped(f"step {self.step}: {error}")
-            stopped.add_note(
-                f"Log and curves are in {self.folder.training}; the last checkpoint is of step {steps[-1]}."
-            )
+            stopped.add_note(f"Log and curves are in {self.folder.training}; {self._kept()}.")
             raise stopped from error.__cause__
+        except Interrupted:
+            raise
+        except (OSError, KeyboardInterrupt) as error:
+            if "--resume" not in str(error):
+                error.add_note(f"({self._kept()}: go on with --resume)")
+            raise
+
+    def _kept(self) -> str:
+        steps = self.folder.checkpoints.steps()
+        return f"the last checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
 
     # ---------------------------------------------------------------- the end
 
     def _finish(self) -> Outcome:
         """Choose the weights, measure them on test, write the model folder."""
-        chosen, state = self.step, None
-        best = self.progress["best_step"]
+        chosen, best = self.step, self.progress["best_step"]
         if self.config.eval.keep == "best" and best is not None and best != self.step:
-            chosen, state = best, self.folder.checkpoints.load_best(best)
-            self.policy.load_state_dict(state)
+            chosen = best
+            self.policy.load_state_dict(self.folder.checkpoints.load_best(best))
         end: dict[str, Any] = {}
         if str(chosen) in self.progress["dev"]:
             end["dev"] = self.progress["dev"][str(chosen)]
@@ -422,6 +443,11 @@ class Trainer:
         metrics = self.folder.training / METRICS_NAME
         if self.config.log.curves and metrics.is_file():
             draw_curves(metrics, self.folder.training / "curves.png")
+
+
+def _is_trained_on(path: str, config: TrainConfig) -> bool:
+    files = [Path(source.path).expanduser().resolve() for source in config.data.sources()]
+    return Path(path).expanduser().resolve() in files
 
 
 def _figures(found: Evaluation) -> dict[str, Any]:

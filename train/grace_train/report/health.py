@@ -59,6 +59,12 @@ class HealthMonitor:
         self._check_finite(step, values)
         self._check_collapse(step, values)
         self._check_endings(step, values)
+        if values.get("loss/updates") == 0.0:
+            self._warn_once(
+                "updates",
+                f"step {step}: every group was dropped, so nothing is trained: their rewards differ by no more than "
+                "algorithm.min_spread",
+            )
         for side, label in _SIDES.items():
             self._warn(step, values, side, label)
 

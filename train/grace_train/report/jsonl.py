@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grace_st.bulk.rows import json_line, parse_json
-from grace_train.files import write_atomically
+from grace_train.files import naming, write_atomically
 
 
 class StepFile:
@@ -37,7 +37,7 @@ class StepFile:
                 )
             self._continues = True
         # One write of whole lines: an interruption can tear the last line only.
-        with self.path.open("ab") as file:
+        with naming(self.path), self.path.open("ab") as file:
             file.write(b"".join(json_line(record) for record in records))
 
     def continue_from(self, step: int) -> list[dict[str, Any]]:

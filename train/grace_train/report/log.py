@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from grace_train.extras import MissingExtraError
 from grace_train.report.config import LogConfig
 from grace_train.report.jsonl import StepFile, read_records
 
@@ -129,7 +130,7 @@ def _import_tensorboard() -> ModuleType:
     try:
         import tensorboardX
     except ImportError as error:
-        raise ImportError(
+        raise MissingExtraError(
             "TensorBoard's files need tensorboardX: pip install 'grace-st[train]', or set log.tensorboard=false"
         ) from error
     return tensorboardX
@@ -139,5 +140,7 @@ def _import_wandb() -> ModuleType:
     try:
         import wandb
     except ImportError as error:
-        raise ImportError("log.wandb is set and needs wandb: pip install wandb, or leave log.wandb out") from error
+        raise MissingExtraError(
+            "log.wandb is set and needs wandb: pip install wandb, or leave log.wandb out"
+        ) from error
     return wandb
