@@ -8,6 +8,7 @@ this file decides when to evaluate, save and stop.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from grace_st.engines.base import NonFiniteVectorError, Sampling
 from grace_train.config import TrainConfig
@@ -56,7 +58,14 @@ class Outcome:
     summary: dict[str, Any]
 
 
-def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False, quiet: bool = False) -> Outcome:
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    trainer_class: type[Trainer] | None = None,
+) -> Outcome:
     """Train as a configuration says, and write a model folder.
 
     Args:
@@ -64,6 +73,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         resume: Go on with what an interrupted run left in ``config.output``, if there is something.
         overwrite: Replace an earlier run.
         quiet: Show nothing while training.
+        trainer_class: Does the work; None is `Trainer`.
 
     Raises:
         ValueError: Data, model or checkpoint do not fit the configuration; before training starts.
@@ -80,13 +90,13 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         if finished is not None and finished["steps"] == finished["planned_steps"] == config.steps:
             check_same_run(config, folder.checkpoints.load().config)
             return Outcome(finished)
-        with _Views(config, folder, quiet=quiet) as views:
-            return Trainer(config, folder, views).run()
+        with Views(config, folder, quiet=quiet) as views:
+            return (trainer_class or Trainer)(config, folder, views).run()
     finally:
         folder.release()
 
 
-class _Views:
+class Views:
     """Everything that shows or records a run, closed together."""
 
     def __init__(self, config: TrainConfig, folder: RunFolder, *, quiet: bool) -> None:
@@ -96,11 +106,16 @@ class _Views:
         self._quiet = quiet
         self.live = LiveView(0, quiet=True)
 
+    def note(self, text: str) -> None:
+        """Say something before the live line begins."""
+        if not self._quiet:
+            sys.stderr.write(f"{text}\n")
+
     def start(self, total: int) -> None:
         """Begin the live line, once it is known how many steps there are."""
         self.live = LiveView(total, every=self._every, quiet=self._quiet)
 
-    def __enter__(self) -> _Views:
+    def __enter__(self) -> Views:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -117,7 +132,7 @@ class Trainer:
         views: What shows and records it.
     """
 
-    def __init__(self, config: TrainConfig, folder: RunFolder, views: _Views) -> None:
+    def __init__(self, config: TrainConfig, folder: RunFolder, views: Views) -> None:
         self.config = config
         self.folder = folder
         self.views = views
@@ -128,10 +143,7 @@ class Trainer:
         self.dev = self._retrieval(config.eval.dev) if config.eval.dev else held_out
         self.test = self._retrieval(config.eval.test) if config.eval.test else None
         # 2. The model.
-        self.policy: Policy = load_policy(config, keep_reference=config.algorithm.kl > 0 or config.eval.kl)
-        self.fingerprint = self.policy.fingerprint()
-        self.learner = Learner(self.policy, config, self.total)
-        self.maker = RolloutMaker(self.policy, config)
+        self._load()
         weights = {
             "positive": 1.0,
             "negative": 1.0,
@@ -150,6 +162,13 @@ class Trainer:
             "dev": {},
             "sample_texts": [],
         }
+
+    def _load(self) -> None:
+        """Make what generates (``maker``), what learns (``learner``) and what both work on (``policy``)."""
+        self.policy: Policy = load_policy(self.config, keep_reference=self.config.keeps_reference)
+        self.fingerprint = self.policy.fingerprint()
+        self.learner = Learner(self.policy, self.config, self.total)
+        self.maker = RolloutMaker(self.policy, self.config)
 
     def _retrieval(self, path: str) -> RetrievalData:
         settings = self.config.eval
@@ -258,7 +277,7 @@ class Trainer:
         self.progress["dev"] = {**kept, str(self.step): _figures(found)}
         if best is None or value > best:
             if self.config.eval.keep == "best":
-                self.folder.checkpoints.save_best(self.step, self.policy.state_dict())
+                self._keep_best()
             self.progress |= {"best": value, "best_step": self.step, "without_better": 0}
             self.progress["dev"] = {str(self.step): self.progress["dev"][str(self.step)]}
             return True
@@ -313,11 +332,14 @@ class Trainer:
     # ---------------------------------------------------------------- checkpoints
 
     def _save_checkpoint(self) -> None:
+        self._save_state(self.policy.state_dict(), self.learner.optimizer.state_dict())
+
+    def _save_state(self, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
         self.folder.checkpoints.save(
             RunState(
                 step=self.step,
-                weights=self.policy.state_dict(),
-                optimizer=self.learner.optimizer.state_dict(),
+                weights=weights,
+                optimizer=optimizer,
                 sampler=self.sampler.state_dict(),
                 monitor=self.monitor.state_dict(),
                 progress=self.progress,
@@ -334,8 +356,7 @@ class Trainer:
                 f"the run in {self.folder.path} began with another model than what model={self.config.model} is now: "
                 "use that one, or start with --overwrite"
             )
-        self.policy.load_state_dict(state.weights)
-        self.learner.optimizer.load_state_dict(state.optimizer)
+        self._restore_weights(state)
         self.sampler.load_state_dict(state.sampler)
         self.monitor.load_state_dict(state.monitor)
         self.progress = state.progress
@@ -343,6 +364,16 @@ class Trainer:
         self.views.log.continue_from(self.step)
         self.views.samples.continue_from(self.step)
         self.views.live.message(f"going on after step {self.step} of {self.total}")
+
+    def _restore_weights(self, state: RunState) -> None:
+        self.policy.load_state_dict(state.weights)
+        self.learner.optimizer.load_state_dict(state.optimizer)
+
+    def _keep_best(self) -> None:
+        self.folder.checkpoints.save_best(self.step, self.policy.state_dict())
+
+    def _use_best(self, step: int) -> None:
+        self.policy.load_state_dict(self.folder.checkpoints.load_best(step))
 
     def _interrupted(self, signal: str) -> Interrupted:
         interrupted = Interrupted(signal)
@@ -360,18 +391,19 @@ class Trainer:
         except TrainingStopped as error:
             self._draw_curves()
             steps = self.folder.checkpoints.steps()
-            error.add_note(f"Log and curves are in {self.folder.training}; the last checkpoint is of step {steps[-1]}.")
+            last = f"the last checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
+            error.add_note(f"Log and curves are in {self.folder.training}; {last}.")
             raise
 
     # ---------------------------------------------------------------- the end
 
     def _finish(self) -> Outcome:
         """Choose the weights, measure them on test, write the model folder."""
-        chosen, state = self.step, None
+        chosen = self.step
         best = self.progress["best_step"]
         if self.config.eval.keep == "best" and best is not None and best != self.step:
-            chosen, state = best, self.folder.checkpoints.load_best(best)
-            self.policy.load_state_dict(state)
+            chosen = best
+            self._use_best(best)
         end: dict[str, Any] = {}
         if str(chosen) in self.progress["dev"]:
             end["dev"] = self.progress["dev"][str(chosen)]
