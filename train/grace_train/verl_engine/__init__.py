@@ -34,6 +34,11 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         EngineMissingError: verl, Ray or vLLM is missing, or of another version.
         ClusterError: A worker died, or a wait took too long; a `TrainingStopped`.
     """
+    import contextlib
+    import logging
+    import os
+    import sys
+
     from grace_train.local.trainer import train as train_with
     from grace_train.verl_engine.overrides import check
     from grace_train.verl_engine.requirements import require_engine, require_gpus
@@ -41,9 +46,13 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
     check(config)
     require_engine()
     require_gpus(config)
-    from grace_train.verl_engine.trainer import VerlTrainer
+    os.environ.setdefault("VERL_LOGGING_LEVEL", "WARNING")
+    logging.getLogger("transfer_queue").setLevel(logging.ERROR)
+    # verl prints; standard output is for results.
+    with contextlib.redirect_stdout(sys.stderr):
+        from grace_train.verl_engine.trainer import VerlTrainer
 
-    return train_with(config, resume=resume, overwrite=overwrite, quiet=quiet, trainer_class=VerlTrainer)
+        return train_with(config, resume=resume, overwrite=overwrite, quiet=quiet, trainer_class=VerlTrainer)
 
 
 def settings(config: TrainConfig) -> list[str]:

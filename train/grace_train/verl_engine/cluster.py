@@ -249,7 +249,10 @@ class Cluster:
         deadline = time.monotonic() + self.limit
         looked, done = time.monotonic(), 0
         while True:
-            tags = (tq.kv_list(PARTITION) or {}).get(PARTITION, {})
+            try:
+                tags = (tq.kv_list(PARTITION) or {}).get(PARTITION, {})
+            except Exception as error:
+                raise self._failed("rollouts", _first_lines(error)) from error
             finished = sum(tags.get(uid, {}).get("status") in ("finished", "failure") for uid in uids)
             if progress is not None and finished > done:
                 progress(finished - done)
