@@ -1,7 +1,8 @@
 # make demo    see the bundled model at work
 # make test    lint, types and the core tests
+# make test-engines    Ray, FSDP and vLLM for real, on a CPU; an environment of its own, half an hour
 #
-# Both make a virtual environment in .venv first, and reinstall only when pyproject.toml or constraints.txt change.
+# They make a virtual environment in .venv (.venv-engines) first, and reinstall only when pyproject.toml or constraints.txt change.
 # Variables: PYTHON (the interpreter for .venv), VENV (where it goes), TORCH_INDEX (an extra package index to take
 # torch from; a Linux machine without a GPU saves several GB with https://download.pytorch.org/whl/cpu).
 
@@ -9,17 +10,19 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
+VENV_ENGINES ?= .venv-engines
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 TORCH_OPTIONS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types tests format clean
+.PHONY: help demo test test-engines lint types tests format clean
 
 help:
 	@echo "make demo     install into $(VENV) and run grace-st demo"
 	@echo "make test     install what is missing; ruff, mypy and the core tests"
+	@echo "make test-engines   the verl engine on a CPU, in $(VENV_ENGINES); Python 3.11 or 3.12"
 	@echo "make lint     ruff only"
 	@echo "make format   let ruff rewrite the files"
 	@echo "make clean    remove $(VENV), builds and caches"
@@ -37,14 +40,19 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 tests: $(VENV)/.installed-dev
-	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not slow and not engines" -n auto --maxprocesses 4 $(PYTEST_ARGS)
+
+# One after the other: each starts a Ray cluster. PYTHONPATH, since the package's own requirements are not verl's.
+test-engines: $(VENV_ENGINES)/.installed
+	PYTHONPATH=$(CURDIR):$(CURDIR)/train:$(CURDIR)/evaluation HF_HUB_OFFLINE=1 \
+	    $(VENV_ENGINES)/bin/python -m pytest -m engines tests/engines $(PYTEST_ARGS)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV_ENGINES) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
@@ -66,4 +74,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.created
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the test tools"
 	@$(PIP_INSTALL) -e ".[dev]"
+	@touch $@
+
+$(VENV_ENGINES)/.installed: tests/engines/requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
+	    sys.exit(0 if (3, 11) <= v <= (3, 12) else "verl needs Python 3.11 or 3.12 and this is %d.%d: " % v + \
+	    "name another one, as in `make test-engines PYTHON=python3.12`.")'
+	@echo "Making a virtual environment for the engines in $(VENV_ENGINES)"
+	@$(PYTHON) -m venv $(VENV_ENGINES)
+	@echo "Installing torch, verl and vLLM (minutes, once)"
+	@$(VENV_ENGINES)/bin/python -m pip install --disable-pip-version-check --quiet $(TORCH_OPTIONS) torch==2.13.0
+	@$(VENV_ENGINES)/bin/python -m pip install --disable-pip-version-check --quiet -r tests/engines/requirements.txt
+# Builds of another torch come along, which nothing needs and which keep transformers from being imported.
+	@$(VENV_ENGINES)/bin/python -m pip uninstall --disable-pip-version-check --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

@@ -204,6 +204,45 @@ class ComputeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """The machines of the verl engine; see docs/verl.md."""
+
+    gpus: int = option(1, "GPUs of each node.")
+    nodes: int = option(1, "Nodes. More than one needs a running Ray cluster (ray start) and a shared folder.")
+    address: str | None = option(None, "Ray cluster to join, such as auto; null starts one on this machine.")
+    tensor_parallel: int = option(1, "GPUs that share one copy of the model while generating.")
+    fsdp: Literal["fsdp2", "fsdp"] = option("fsdp2", "How weights are sharded while training.")
+    offload: bool = option(False, "Keep weights and optimiser states in main memory while generating.")
+    gpu_memory: float = option(0.5, "Share of a GPU's memory for vLLM while it generates.")
+    attention: Literal["flash_attention_2", "sdpa"] = option(
+        "flash_attention_2",
+        "Attention of the training passes. sdpa needs no further package, and pads; flash_attention_2 packs.",
+    )
+    agent_workers: int = option(8, "Processes that hand prompts to the generating engines.")
+    seeded: bool = option(True, "Seed each rollout by its text; false is faster with hundreds of rows.")
+    step_limit: float = option(3600.0, "Seconds after which any one wait (start, rollouts, update) ends the run.")
+    max_lost: float = option(0.1, "Share of a batch's instances that may fail to generate before the run stops.")
+    loggers: tuple[str, ...] = option((), "verl's own loggers that get the same values: mlflow, swanlab, wandb, ...")
+
+    def __post_init__(self) -> None:
+        for name in ("gpus", "nodes", "tensor_parallel", "agent_workers"):
+            require(getattr(self, name) >= 1, f"cluster.{name}", getattr(self, name), "an integer >= 1")
+        require(0 < self.gpu_memory < 1, "cluster.gpu_memory", self.gpu_memory, "a number between 0 and 1")
+        require(self.step_limit > 0, "cluster.step_limit", self.step_limit, "a number > 0")
+        require(0 <= self.max_lost < 1, "cluster.max_lost", self.max_lost, "a number in [0, 1)")
+        if self.world_size % self.tensor_parallel:
+            raise ConfigError(
+                f"cluster.tensor_parallel={self.tensor_parallel} does not divide the {self.world_size} GPUs of "
+                "cluster.gpus times cluster.nodes"
+            )
+
+    @property
+    def world_size(self) -> int:
+        """GPUs in all."""
+        return self.gpus * self.nodes
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """Held-out retrieval, with greedy rationales."""
 
@@ -260,7 +299,9 @@ class TrainConfig:
     )
     output: str = option(doc="The folder to write: model files, and the run's log in training/.")
     mode: Mode = option("supervised", "supervised (query, positive, negatives) or unsupervised (texts).")
-    engine: Literal["local"] = option("local", "What trains: local (this process, a CPU or one GPU).")
+    engine: Literal["local", "verl"] = option(
+        "local", "What trains: local (this process, a CPU or one GPU), or verl (Ray, FSDP and vLLM, many GPUs)."
+    )
     seed: int = option(0, "Of the order of the data and of all rollouts.")
     steps: int | None = option(None, "Batches to train on; null is what epochs says.")
     epochs: float = option(1.0, "Passes over the data, where steps is null.")
@@ -276,6 +317,8 @@ class TrainConfig:
     optimizer: OptimizerConfig = option(factory=OptimizerConfig)
     lora: LoraConfig = option(factory=LoraConfig)
     compute: ComputeConfig = option(factory=ComputeConfig)
+    cluster: ClusterConfig = option(factory=ClusterConfig)
+    verl: Any = option(doc="Settings of verl itself, by its own names, over what is derived.", factory=dict)
     eval: EvalConfig = option(factory=EvalConfig)
     checkpoint: CheckpointConfig = option(factory=CheckpointConfig)
     log: LogConfig = option(factory=LogConfig)
@@ -289,6 +332,7 @@ class TrainConfig:
         require(self.batch_size >= 1, "batch_size", self.batch_size, "an integer >= 1")
         require(-(2**31) <= self.seed < 2**31, "seed", self.seed, "an integer of 32 bits")
         self._check_unused()
+        require(isinstance(self.verl, Mapping), "verl", self.verl, "a mapping of verl's own settings")
         self._check_groups()
         self._check_batch()
 
@@ -361,6 +405,11 @@ class TrainConfig:
     def query_rollouts(self) -> int:
         """Kq: rollouts of each query."""
         return (self.rollout.query_group_size or self.rollout.group_size) if self.is_symmetric else 1
+
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether the start weights are kept, to measure how far training has moved."""
+        return self.algorithm.kl > 0 or (self.eval.kl and self.eval.every > 0)
 
     @property
     def length_penalty(self) -> LengthPenalty:

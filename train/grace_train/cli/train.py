@@ -1,15 +1,20 @@
 """``grace-st train``: GRPO with contrastive rewards, by one command.
 
-Arguments and results; the work is in ``grace_train.local``. ``train_view`` draws the summary.
+Arguments and results; the work is in ``grace_train.local`` and ``grace_train.verl_engine``, the summary in
+``train_view``.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from grace_st.cli.command import Command, CommandError
 from grace_st.cli.terminal import open_console, quiet_libraries, write_json
+
+if TYPE_CHECKING:
+    from grace_train.config import TrainConfig
 
 EXIT_STOPPED = 1
 
@@ -27,6 +32,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with an interrupted run, if there is one")
     again.add_argument("--overwrite", action="store_true", help="replace an earlier run in the same output")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="engine=verl: print the settings that verl gets, and stop"
+    )
     parser.add_argument("--quiet", action="store_true", help="show nothing while training")
 
 
@@ -43,12 +51,17 @@ def _run(arguments: argparse.Namespace) -> int:
     if "=" in arguments.config:
         raise CommandError(f"{arguments.config!r} stands where the configuration does: name one first, such as nano")
     config = load_config(arguments.config, arguments.changes)
+    if arguments.dry_run:
+        return _dry_run(config)
 
     quiet_libraries()
     from grace_train.cli.train_view import show
-    from grace_train.local.trainer import train
     from grace_train.report.health import TrainingStopped
 
+    if config.engine == "verl":
+        from grace_train.verl_engine import train
+    else:
+        from grace_train.local.trainer import train
     try:
         outcome = train(
             config, resume=arguments.resume, overwrite=arguments.overwrite, quiet=arguments.quiet or arguments.json
@@ -64,6 +77,15 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _dry_run(config: TrainConfig) -> int:
+    if config.engine != "verl":
+        raise CommandError("--dry-run shows what verl gets: add engine=verl")
+    from grace_train.verl_engine import settings
+
+    sys.stdout.write("\n".join(settings(config)) + "\n")
+    return 0
+
+
 COMMAND = Command(
     summary="train a model with contrastive rewards (GRPO)",
     description=(
@@ -75,6 +97,7 @@ COMMAND = Command(
         "grace-st train nano",
         "grace-st train qwen2.5-1.5b data.train=pairs.jsonl output=models/mine",
         "grace-st train nano mode=unsupervised data.train=corpus.txt output=runs/corpus --resume",
+        "grace-st train paper-qwen2.5-1.5b engine=verl data.train=pairs.jsonl output=models/mine --dry-run",
         "grace-st train --show-config nano",
     ),
     configure=_configure,

@@ -81,7 +81,7 @@ class CheckpointStore:
             self._path(step).unlink()
         best = state.progress.get("best_step")
         for other in self.folder.glob("best-*.pt"):
-            if best is None or other != self._best_path(best):
+            if best is None or other != self.best_path(best):
                 other.unlink()
         return path
 
@@ -108,11 +108,11 @@ class CheckpointStore:
         Raises:
             OSError: They cannot be written; earlier ones are as they were.
         """
-        self._write(self._best_path(step), {"step": step, "weights": weights})
+        self._write(self.best_path(step), {"step": step, "weights": weights})
 
     def has_best(self, step: int) -> bool:
         """Whether `load_best` finds something."""
-        return self._best_path(step).is_file()
+        return self.best_path(step).is_file()
 
     def load_best(self, step: int) -> dict[str, Tensor]:
         """The weights of the best step.
@@ -120,13 +120,14 @@ class CheckpointStore:
         Raises:
             CheckpointError: They are not there, or cannot be read.
         """
-        weights: dict[str, Tensor] = _read(self._best_path(step), "go on with --resume eval.keep=last")["weights"]
+        weights: dict[str, Tensor] = _read(self.best_path(step), "go on with --resume eval.keep=last")["weights"]
         return weights
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}.pt"
 
-    def _best_path(self, step: int) -> Path:
+    def best_path(self, step: int) -> Path:
+        """Where the weights of the best step are."""
         return self.folder / f"best-{step:06d}.pt"
 
     def _write(self, path: Path, values: dict[str, Any]) -> Path:

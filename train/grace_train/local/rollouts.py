@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,6 +88,27 @@ def role_seed(seed: int, step: int, role: str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def prompts_by_instruction(
+    prompts_of: Callable[[Sequence[str], str | None], list[PromptTokens]],
+    texts: Sequence[str],
+    instructions: Sequence[str | None],
+) -> list[PromptTokens]:
+    """Prompts of texts that have each an instruction of their own.
+
+    Args:
+        prompts_of: Makes the prompts of texts with one instruction.
+        texts: ``n`` texts.
+        instructions: ``n`` instructions.
+    """
+    prompts: list[PromptTokens | None] = [None] * len(texts)
+    for instruction in dict.fromkeys(instructions):
+        places = [place for place, other in enumerate(instructions) if other == instruction]
+        made = prompts_of([texts[place] for place in places], instruction)
+        for place, prompt in zip(places, made, strict=True):
+            prompts[place] = prompt
+    return [prompt for prompt in prompts if prompt is not None]
+
+
 class RolloutMaker:
     """Makes the rollouts of batches.
 
@@ -152,13 +173,7 @@ class RolloutMaker:
         return RolloutBatch(trained, anchors, nobody, torch.as_tensor(in_batch_mask(texts)))
 
     def _prompts(self, texts: Sequence[str], instructions: Sequence[str | None]) -> list[PromptTokens]:
-        prompts: list[PromptTokens | None] = [None] * len(texts)
-        for instruction in dict.fromkeys(instructions):
-            places = [place for place, other in enumerate(instructions) if other == instruction]
-            made = self.policy.module.prompts_of([texts[place] for place in places], instruction)
-            for place, prompt in zip(places, made, strict=True):
-                prompts[place] = prompt
-        return [prompt for prompt in prompts if prompt is not None]
+        return prompts_by_instruction(self.policy.module.prompts_of, texts, instructions)
 
     def _groups(self, prompts: Sequence[PromptTokens], size: int, step: int, role: str) -> tuple[Group, ...]:
         rollouts = self._generate(prompts, size, role_seed(self.config.seed, step, role))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from grace_st.engines.base import NonFiniteVectorError, Sampling
 from grace_train.config import TrainConfig
@@ -61,7 +63,14 @@ class Outcome:
     summary: dict[str, Any]
 
 
-def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False, quiet: bool = False) -> Outcome:
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    trainer_class: type[Trainer] | None = None,
+) -> Outcome:
     """Train as a configuration says, and write a model folder.
 
     Args:
@@ -69,6 +78,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         resume: Go on with what an interrupted run left in ``config.output``, if there is something.
         overwrite: Replace an earlier run.
         quiet: Show nothing while training.
+        trainer_class: Does the work; None is `Trainer`.
 
     Raises:
         ValueError: Data, model or checkpoint do not fit the configuration; before training starts.
@@ -85,13 +95,13 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         if finished is not None and finished["steps"] == finished["planned_steps"] == config.steps:
             check_same_run(config, folder.checkpoints.load().config)
             return Outcome(finished)
-        with _Views(config, folder, quiet=quiet) as views:
-            return Trainer(config, folder, views).run()
+        with Views(config, folder, quiet=quiet) as views:
+            return (trainer_class or Trainer)(config, folder, views).run()
     finally:
         folder.release()
 
 
-class _Views:
+class Views:
     """Everything that shows or records a run, closed together."""
 
     def __init__(self, config: TrainConfig, folder: RunFolder, *, quiet: bool) -> None:
@@ -101,11 +111,16 @@ class _Views:
         self._quiet = quiet
         self.live = LiveView(0, quiet=True)
 
+    def note(self, text: str) -> None:
+        """Say something before the live line begins."""
+        if not self._quiet:
+            sys.stderr.write(f"{text}\n")
+
     def start(self, total: int) -> None:
         """Begin the live line, once it is known how many steps there are."""
         self.live = LiveView(total, every=self._every, quiet=self._quiet)
 
-    def __enter__(self) -> _Views:
+    def __enter__(self) -> Views:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -122,7 +137,7 @@ class Trainer:
         views: What shows and records it.
     """
 
-    def __init__(self, config: TrainConfig, folder: RunFolder, views: _Views) -> None:
+    def __init__(self, config: TrainConfig, folder: RunFolder, views: Views) -> None:
         self.config = config
         self.folder = folder
         self.views = views
@@ -140,11 +155,7 @@ class Trainer:
                 config.eval.dev,
             )
         # 2. The model.
-        measures_kl = config.eval.kl and config.eval.every > 0
-        self.policy: Policy = load_policy(config, keep_reference=config.algorithm.kl > 0 or measures_kl)
-        self.fingerprint = self.policy.fingerprint()
-        self.learner = Learner(self.policy, config, self.total)
-        self.maker = RolloutMaker(self.policy, config)
+        self._load()
         buffer = config.reward.soft_buffer
         if config.length_penalty == "soft" and buffer is not None and buffer > self.maker.budget:
             raise ConfigError(f"reward.soft_buffer={buffer} is more than the budget of {self.maker.budget} tokens")
@@ -165,6 +176,13 @@ class Trainer:
             "dev": {},
             "sample_texts": [],
         }
+
+    def _load(self) -> None:
+        """Make what generates (``maker``), what learns (``learner``) and what both work on (``policy``)."""
+        self.policy: Policy = load_policy(self.config, keep_reference=self.config.keeps_reference)
+        self.fingerprint = self.policy.fingerprint()
+        self.learner = Learner(self.policy, self.config, self.total)
+        self.maker = RolloutMaker(self.policy, self.config)
 
     def _retrieval(self, path: str) -> RetrievalData:
         settings = self.config.eval
@@ -280,7 +298,7 @@ class Trainer:
         self.progress["dev"] = {**kept, str(self.step): _figures(found)}
         if best is None or value > best:
             if self.config.eval.keep == "best":
-                self.folder.checkpoints.save_best(self.step, self.policy.state_dict())
+                self._keep_best()
             self.progress |= {"best": value, "best_step": self.step, "without_better": 0}
             self.progress["dev"] = {str(self.step): self.progress["dev"][str(self.step)]}
             return True
@@ -340,11 +358,14 @@ class Trainer:
     # ---------------------------------------------------------------- checkpoints
 
     def _save_checkpoint(self) -> None:
+        self._save_state(self.policy.state_dict(), self.learner.optimizer.state_dict())
+
+    def _save_state(self, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
         self.folder.checkpoints.save(
             RunState(
                 step=self.step,
-                weights=self.policy.state_dict(),
-                optimizer=self.learner.optimizer.state_dict(),
+                weights=weights,
+                optimizer=optimizer,
                 sampler=self.sampler.state_dict(),
                 monitor=self.monitor.state_dict(),
                 progress=self.progress,
@@ -368,8 +389,7 @@ class Trainer:
                 "use that one, or start with --overwrite"
             )
         self.folder.describe(self.config)
-        self.policy.load_state_dict(state.weights)
-        self.learner.optimizer.load_state_dict(state.optimizer)
+        self._restore_weights(state)
         self.sampler.load_state_dict(state.sampler)
         self.monitor.load_state_dict(state.monitor)
         self.progress = state.progress
@@ -377,6 +397,16 @@ class Trainer:
         self.views.log.continue_from(self.step)
         self.views.samples.continue_from(self.step)
         self.views.live.message(f"going on after step {self.step} of {self.total}")
+
+    def _restore_weights(self, state: RunState) -> None:
+        self.policy.load_state_dict(state.weights)
+        self.learner.optimizer.load_state_dict(state.optimizer)
+
+    def _keep_best(self) -> None:
+        self.folder.checkpoints.save_best(self.step, self.policy.state_dict())
+
+    def _use_best(self, step: int) -> None:
+        self.policy.load_state_dict(self.folder.checkpoints.load_best(step))
 
     def _interrupted(self, signal: str) -> Interrupted:
         interrupted = Interrupted(signal)
@@ -416,7 +446,7 @@ class Trainer:
         chosen, best = self.step, self.progress["best_step"]
         if self.config.eval.keep == "best" and best is not None and best != self.step:
             chosen = best
-            self.policy.load_state_dict(self.folder.checkpoints.load_best(best))
+            self._use_best(best)
         end: dict[str, Any] = {}
         if str(chosen) in self.progress["dev"]:
             end["dev"] = self.progress["dev"][str(chosen)]

