@@ -190,6 +190,7 @@ class ClusterPolicy:
             saved = torch.load(self._weights, weights_only=True, map_location="cpu", mmap=True)
             compute = replace(self._config.compute, device="cpu", precision="fp32")
             policy = load_policy(replace(self._config, compute=compute), keep_reference=False)
-            policy.save(folder, name=name, dtype=dtype, state=saved["weights"])
+            policy.load_state_dict(saved["weights"])
+            policy.save(folder, name=name, dtype=dtype)
         finally:
             self._weights.unlink(missing_ok=True)
