@@ -166,7 +166,7 @@ def test_an_instance_that_failed_is_left_out_whole(make: Make, caplog: pytest.Lo
 
 def test_too_many_failures_end_the_run_with_the_cause(make: Make) -> None:
     maker, instances, _ = make(fails=frozenset({0, 2}))
-    with pytest.raises(ClusterError, match=r"2 of 3 instances .* max_lost is 0\.1: EngineDeadError: out of memory"):
+    with pytest.raises(ClusterError, match=r"2 of 3 instances .*max_lost is 0\.1: EngineDeadError: out of memory"):
         maker.make(instances, 1)
 
 
