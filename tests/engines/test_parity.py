@@ -10,7 +10,7 @@ from tests.engines.conftest import MakeFile, finish, launch
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_one_batch_gives_what_the_local_engine_gives(config_file: MakeFile, tmp_path: Path, workers: int) -> None:
-    path = config_file(f"parity-{workers}", gpus=workers, batch_size=4, rollout={"group_size": 3})
+    path = config_file(f"parity-{workers}", gpus=workers, batch_size=4, optimizer={"learning_rate": 1e-4})
     log = tmp_path / "log.txt"
     run = finish(launch(["-m", "tests.engines.parity", str(path)], log), log).ok()
     found = json.loads(run.text.split("\nPARITY ")[1].splitlines()[0])
@@ -22,6 +22,6 @@ def test_one_batch_gives_what_the_local_engine_gives(config_file: MakeFile, tmp_
     assert found["surprise"] < 1e-4
     assert found["names"] == []
     # The optimiser's step is the same, too.
-    assert found["moved"] > 1e-2
+    assert found["moved"] > 1e-3
     assert found["vectors_after_update"] < 1e-2 * found["moved"]
-    assert found["divergence"] == pytest.approx(found["divergence_local"], rel=1e-2)
+    assert found["divergence"] == pytest.approx(found["divergence_local"], rel=1e-3)

@@ -1,6 +1,4 @@
-"""The tiny runs of the local trainer's tests, for the other engine."""
-
-from __future__ import annotations
+"""The tiny runs of the local trainer's tests."""
 
 from tests.train.local.conftest import make_config, train_file
 

@@ -77,6 +77,7 @@ def derived(config: TrainConfig, start: str, max_seq_length: int, max_new_tokens
     longest = max_seq_length + max_new_tokens
     tokens = max(config.compute.tokens_per_microbatch, longest)
     actor, served = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+    passes = {"param_dtype": "bf16" if half else "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
     values: dict[str, Any] = {
         # Model: weights and optimiser states in fp32, passes in half precision.
         "actor_rollout_ref.model.path": start,
@@ -102,11 +103,7 @@ def derived(config: TrainConfig, start: str, max_seq_length: int, max_new_tokens
         f"{actor}.optim.weight_decay": 0.0,
         f"{actor}.optim.override_optimizer_config": {"eps": config.optimizer.eps},
         f"{actor}.fsdp_config.model_dtype": "fp32",
-        f"{actor}.fsdp_config.mixed_precision": {
-            "param_dtype": "bf16" if half else "fp32",
-            "reduce_dtype": "fp32",
-            "buffer_dtype": "fp32",
-        },
+        f"{actor}.fsdp_config.mixed_precision": passes,
         f"{actor}.fsdp_config.param_offload": cluster.offload,
         f"{actor}.fsdp_config.optimizer_offload": cluster.offload,
         f"{actor}.fsdp_config.seed": abs(config.seed),
@@ -116,6 +113,7 @@ def derived(config: TrainConfig, start: str, max_seq_length: int, max_new_tokens
         f"{actor}.use_kl_loss": config.keeps_reference and config.lora.rank == 0,
         "actor_rollout_ref.ref.fsdp_config.param_offload": True,
         "actor_rollout_ref.ref.fsdp_config.model_dtype": "bf16" if half else "fp32",
+        "actor_rollout_ref.ref.fsdp_config.mixed_precision": passes,
         "actor_rollout_ref.ref.use_torch_compile": False,
         "actor_rollout_ref.ref.fsdp_config.use_torch_compile": False,
         # Rollouts.
