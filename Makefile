@@ -42,10 +42,9 @@ types: $(VENV)/.installed-dev
 tests: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "not slow and not engines" -n auto --maxprocesses 4 $(PYTEST_ARGS)
 
-# One after the other: each starts a Ray cluster. PYTHONPATH, since the package's own requirements are not verl's.
+# One after the other: each starts a Ray cluster.
 test-engines: $(VENV_ENGINES)/.installed
-	PYTHONPATH=$(CURDIR):$(CURDIR)/train:$(CURDIR)/evaluation HF_HUB_OFFLINE=1 \
-	    $(VENV_ENGINES)/bin/python -m pytest -m engines tests/engines $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(VENV_ENGINES)/bin/python -m pytest -m engines tests/engines $(PYTEST_ARGS)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
@@ -76,7 +75,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP_INSTALL) -e ".[dev]"
 	@touch $@
 
-$(VENV_ENGINES)/.installed: tests/engines/requirements.txt
+$(VENV_ENGINES)/.installed: pyproject.toml tests/engines/requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
 	    sys.exit(0 if (3, 11) <= v <= (3, 12) else "verl needs Python 3.11 or 3.12 and this is %d.%d: " % v + \
 	    "name another one, as in `make test-engines PYTHON=python3.12`.")'
@@ -87,4 +86,5 @@ $(VENV_ENGINES)/.installed: tests/engines/requirements.txt
 	@$(VENV_ENGINES)/bin/python -m pip install --disable-pip-version-check --quiet -r tests/engines/requirements.txt
 # Builds of another torch come along, which nothing needs and which keep transformers from being imported.
 	@$(VENV_ENGINES)/bin/python -m pip uninstall --disable-pip-version-check --quiet --yes torchvision torchaudio torchcodec
+	@$(VENV_ENGINES)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
 	@touch $@

@@ -25,6 +25,7 @@ from tests.train.local.conftest import ROWS
 
 LIMIT = 420.0
 REPOSITORY = Path(__file__).parents[2]
+COMMAND = ["-c", "import sys; from grace_st.cli import main; sys.exit(main())"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -150,7 +151,7 @@ def train(tmp_path: Path) -> Callable[..., Run]:
 
     def run(path: Path, *arguments: str) -> Run:
         log = tmp_path / "log.txt"
-        return finish(launch(["-m", "tests.engines.command", "train", str(path), *arguments], log), log)
+        return finish(launch([*COMMAND, "train", str(path), *arguments], log), log)
 
     return run
 

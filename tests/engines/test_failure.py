@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.conftest import LIMIT, MakeFile, finish, launch, metrics
+from tests.engines.conftest import COMMAND, LIMIT, MakeFile, finish, launch, metrics
 
 
 def test_a_worker_that_dies_ends_the_run_and_it_can_go_on(config_file: MakeFile, tmp_path: Path) -> None:
     path = config_file("killed", steps=25, eval={"every": 0, "dev": None, "kl": False})
     log = tmp_path / "log.txt"
-    process = launch(["-m", "tests.engines.command", "train", str(path)], log)
+    process = launch([*COMMAND, "train", str(path)], log)
     killed = None
     try:
         deadline = time.monotonic() + LIMIT
@@ -32,7 +32,7 @@ def test_a_worker_that_dies_ends_the_run_and_it_can_go_on(config_file: MakeFile,
     assert "worker" in last.lower() or "actor" in last.lower()
     assert "--resume" in last
     assert time.monotonic() - killed < 150
-    process = launch(["-m", "tests.engines.command", "train", str(path), "--resume"], log)
+    process = launch([*COMMAND, "train", str(path), "--resume"], log)
     run = finish(process, log).ok()
     assert [record["step"] for record in metrics(path)] == list(range(1, 26))
     assert "going on after step" in run.text
