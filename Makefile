@@ -44,7 +44,7 @@ tests: $(VENV)/.installed-dev
 
 # One after the other: each starts a Ray cluster.
 test-engines: $(VENV_ENGINES)/.installed
-	HF_HUB_OFFLINE=1 $(VENV_ENGINES)/bin/python -m pytest -m engines tests/engines $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(VENV_ENGINES)/bin/python -m pytest -m engines -o faulthandler_timeout=900 tests/engines $(PYTEST_ARGS)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
