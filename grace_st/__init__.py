@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from grace_st.model import GraceModel, load
     from grace_st.module import GenerateThenPool
     from grace_st.paths import nano_path
+    from grace_st.store import RationaleStore
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ _HOMES = {
     "GraceConfig": "grace_st.config",
     "GraceModel": "grace_st.model",
     "NonFiniteVectorError": "grace_st.engines.base",
+    "RationaleStore": "grace_st.store",
     "convert": "grace_st.conversion",
     "encode_with_rationales": "grace_st.encoding",
     "load": "grace_st.model",
@@ -44,6 +46,7 @@ __all__ = [
     "GraceConfig",
     "GraceModel",
     "NonFiniteVectorError",
+    "RationaleStore",
     "convert",
     "encode_with_rationales",
     "load",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from tqdm.auto import tqdm
 
 from grace_st.engines.base import Progress, Rollout
 from grace_st.module import GenerateThenPool
+from grace_st.store import RationaleStore
 from grace_st.truncation import one_truncation_warning
 
 WINDOW = 4096
@@ -49,6 +51,7 @@ def encode_with_rationales(
     prompt_name: str | None = None,
     show_progress_bar: bool = False,
     progress: Progress | None = None,
+    store: RationaleStore | str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> list[Encoding]:
     """Encode texts and keep their rationales.
@@ -66,6 +69,8 @@ def encode_with_rationales(
         prompt_name: Name of one of ``model.prompts``, used when ``prompt`` is None.
         show_progress_bar: Show how many texts are finished.
         progress: Called with the number of texts that have just been finished.
+        store: A `RationaleStore` or its path. What it holds is not generated again, and what is generated is kept in
+            it batch by batch, so that a call that was killed goes on where it was.
         options: Per-call options: ``max_new_tokens``, ``do_sample``, ``temperature``, ``top_p``, ``top_k``,
             ``repetition_penalty``, ``seed``. With ``rationales`` none of them applies.
 
@@ -108,6 +113,7 @@ def encode_with_rationales(
                 sampling,
                 rationales=None if given is None else [given[index] for index in window],
                 progress=advance,
+                store=store,
             )
             vectors = _through_later_modules(model, rollouts)
             for index, tokens, rollout, vector in zip(window, prompts, rollouts, vectors, strict=True):

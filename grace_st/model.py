@@ -20,6 +20,7 @@ from grace_st.encoding import WINDOW, Encoding, check_texts, encode_with_rationa
 from grace_st.engines.base import Progress
 from grace_st.module import SHIM_TYPE, GenerateThenPool, reporting_progress
 from grace_st.paths import local_or_hub
+from grace_st.store import RationaleStore
 from grace_st.truncation import one_truncation_warning
 
 _OWN_CLASSES = {SHIM_TYPE: GenerateThenPool, "grace_st.module.GenerateThenPool": GenerateThenPool}
@@ -51,6 +52,7 @@ class GraceModel(SentenceTransformer):
         prompt_name: str | None = None,
         show_progress_bar: bool = False,
         progress: Progress | None = None,
+        store: RationaleStore | str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> list[Encoding]:
         """See `grace_st.encode_with_rationales`."""
@@ -62,6 +64,7 @@ class GraceModel(SentenceTransformer):
             prompt_name=prompt_name,
             show_progress_bar=show_progress_bar,
             progress=progress,
+            store=store,
             **options,
         )
 

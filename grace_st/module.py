@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,10 +17,14 @@ from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from grace_st import __version__
 from grace_st.config import CONFIG_NAME, GraceConfig
 from grace_st.engines.base import Engine, NonFiniteVectorError, Progress, PromptTokens, Rollout, Sampling
 from grace_st.engines.torch_engine import TorchEngine
+from grace_st.fingerprint import architecture_fingerprint, weights_fingerprint
 from grace_st.prompt import RepresentationPrompt
+from grace_st.store import RationaleStore
+from grace_st.stored import ACCELERATOR_BATCH, CPU_BATCH, generate_with_store, store_of
 from grace_st.truncation import TruncationLog
 
 logger = logging.getLogger(__name__)
@@ -82,6 +87,7 @@ class GenerateThenPool(InputModule):
         "top_k",
         "repetition_penalty",
         "seed",
+        "store",
     }
 
     def __init__(
@@ -217,7 +223,7 @@ class GenerateThenPool(InputModule):
 
         Args:
             features: What `preprocess` returned.
-            options: Those of `forward_kwargs`, see `grace_st.engines.base.Sampling`.
+            options: Those of `forward_kwargs`, see `grace_st.engines.base.Sampling`; and ``store``, see `rollouts`.
 
         Returns:
             The features with ``sentence_embedding`` ``[B, d]`` float32, ``rationale_ids`` ``[B, T]`` padded on the
@@ -237,7 +243,8 @@ class GenerateThenPool(InputModule):
         lengths = features["attention_mask"].sum(dim=1).tolist()
         rows = zip(features["input_ids"].tolist(), lengths, features["pool_start"].tolist(), strict=True)
         prompts = [PromptTokens(tuple(ids[:length]), start) for ids, length, start in rows]
-        rollouts = self.rollouts(prompts, self.sampling(**options), progress=_progress.get())
+        store = options.pop("store", None)
+        rollouts = self.rollouts(prompts, self.sampling(**options), progress=_progress.get(), store=store)
         width = max((len(rollout.ids) for rollout in rollouts), default=0)
         rationale_ids = torch.full((len(rollouts), width), self.config.pad_token_id, dtype=torch.long)
         for row, rollout in enumerate(rollouts):
@@ -254,9 +261,10 @@ class GenerateThenPool(InputModule):
         Raises:
             ValueError: An option is unknown or out of range.
         """
-        unknown = sorted(set(options) - self.forward_kwargs)
+        known = self.forward_kwargs - {"store"}
+        unknown = sorted(set(options) - known)
         if unknown:
-            raise ValueError(f"unknown option {unknown[0]!r}; known are {', '.join(sorted(self.forward_kwargs))}")
+            raise ValueError(f"unknown option {unknown[0]!r}; known are {', '.join(sorted(known))}")
         if options.get("max_new_tokens") is None:
             options["max_new_tokens"] = self.max_new_tokens
         return Sampling(**options)
@@ -268,18 +276,69 @@ class GenerateThenPool(InputModule):
         *,
         rationales: Sequence[Sequence[int]] | None = None,
         progress: Progress | None = None,
+        store: RationaleStore | str | os.PathLike[str] | None = None,
     ) -> list[Rollout]:
         """Rationales and vectors of prompts: generated as ``sampling`` says, or pooled for given rationales.
 
+        Args:
+            prompts: The prompts.
+            sampling: How to generate.
+            rationales: Pool these instead.
+            progress: Called with the number of prompts that have just been finished.
+            store: What it holds is not generated again, and what is generated is kept in it; a path, or a store.
+
         Raises:
             NonFiniteVectorError: A vector is not finite; the text is named.
-            ValueError: See `grace_st.engines.base.Engine`.
+            ValueError: See `grace_st.engines.base.Engine`; or a store is given with rationales.
         """
         self._widen_on_cpu()
-        try:
-            if rationales is not None:
+        if rationales is not None:
+            if store is not None:
+                raise ValueError("given rationales are not generated, so there is nothing for a store: leave it out")
+            with self._naming(prompts):
                 return self.engine.embed(prompts, rationales, progress=progress)
-            return self.engine.generate(prompts, sampling or self.sampling(), progress=progress)
+        chosen = sampling or self.sampling()
+
+        def generate(some: Sequence[PromptTokens], progress: Progress | None) -> list[Rollout]:
+            with self._naming(some):
+                return self.engine.generate(some, chosen, progress=progress)
+
+        if store is None:
+            return generate(prompts, progress)
+        return generate_with_store(
+            prompts,
+            chosen,
+            generate=generate,
+            store=store_of(store),
+            settings=self.fingerprint(),
+            batch_size=CPU_BATCH if self.model.device.type == "cpu" else ACCELERATOR_BATCH,
+            progress=progress,
+        )
+
+    def fingerprint(self) -> dict[str, str | int | list[int]]:
+        """All that a rollout depends on, but for its prompt and the sampling: the space of a store.
+
+        The device is among it: the last digits of a vector depend on it, and in half precision a token may.
+        """
+        self._widen_on_cpu()
+        return {
+            "grace-st": __version__,
+            "engine": type(self.engine).__name__,
+            "weights": weights_fingerprint(self.model),
+            "architecture": architecture_fingerprint(self.model),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": self.model.device.type,
+            "attention": str(self.model.config._attn_implementation),
+            "pooling": self._config.pooling,
+            "pooling_span": self._config.pooling_span,
+            "eos_token_ids": list(self._config.eos_token_ids),
+        }
+
+    @contextmanager
+    def _naming(self, prompts: Sequence[PromptTokens]) -> Iterator[None]:
+        """Put the text into the error about a vector that is not finite."""
+        try:
+            yield
         except NonFiniteVectorError as error:
             tokens = prompts[error.index]
             text = self.prompt.decode(tokens.ids[tokens.pool_start : len(tokens.ids) - len(self.prompt.tail_ids)])

@@ -18,6 +18,7 @@ from grace_st.bulk.chunks import EncodedTexts
 
 if TYPE_CHECKING:
     from grace_st.model import GraceModel
+    from grace_st.store import RationaleStore
 
 _READ_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".py")
 
@@ -62,6 +63,7 @@ class ModelEncoder:
         prompt_name: Name of one of the model's prompts.
         normalize: Scale the vectors to length 1.
         sampling: Per-call options, see `grace_st.encode_with_rationales`.
+        store: What it holds is not generated again.
     """
 
     model: GraceModel
@@ -69,6 +71,7 @@ class ModelEncoder:
     prompt_name: str | None = None
     normalize: bool = False
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    store: RationaleStore | None = None
 
     @property
     def dimension(self) -> int:
@@ -91,7 +94,12 @@ class ModelEncoder:
 
         with counting_truncation():  # the summary tells, so no warning for every chunk
             encodings = self.model.encode_with_rationales(
-                texts, prompt=self.prompt, prompt_name=self.prompt_name, progress=progress, **self.sampling
+                texts,
+                prompt=self.prompt,
+                prompt_name=self.prompt_name,
+                progress=progress,
+                store=self.store,
+                **self.sampling,
             )
         vectors = np.stack([encoding.embedding for encoding in encodings]).astype(np.float32, copy=False)
         if self.normalize:

@@ -15,6 +15,7 @@ BUILT_IN: Mapping[str, str] = {
     "demo": "grace_st.cli.demo:COMMAND",
     "encode": "grace_st.cli.encode:COMMAND",
     "convert": "grace_st.cli.convert:COMMAND",
+    "store": "grace_st.cli.store:COMMAND",
 }
 
 

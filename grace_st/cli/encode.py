@@ -61,6 +61,12 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="texts encoded, and kept, at once: more is faster, and more is lost by an interruption "
         "(default: %(default)s)",
     )
+    run.add_argument(
+        "--store",
+        metavar="FILE",
+        help="keep rationales and vectors in this file (NAME.sqlite) as well, and do not generate again what it holds: "
+        "also for other inputs, and for several processes at once",
+    )
     run.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 
 
@@ -263,8 +269,10 @@ class _Loader:
         import grace_st
         from grace_st.bulk.encoder import ModelEncoder
         from grace_st.engines.base import Sampling
+        from grace_st.store import RationaleStore
 
         Sampling(**{"max_new_tokens": 0, **self._sampling})  # refuses what is wrong before weights are loaded
+        store = None if self.arguments.store is None else RationaleStore(self.arguments.store)
         if self.folder is None:
             # Its matrices are so small that a second thread costs more than it saves: much more on a busy machine.
             torch.set_num_threads(1)
@@ -281,6 +289,7 @@ class _Loader:
             prompt_name=arguments.prompt_name,
             normalize=arguments.normalize,
             sampling=self._sampling,
+            store=store,
         )
 
 

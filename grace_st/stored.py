@@ -1,0 +1,113 @@
+"""Generation with a store: what it holds is read, the rest is generated in batches that are kept as they are finished."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grace_st.engines.base import Progress, PromptTokens, Rollout, Sampling
+from grace_st.store import RationaleStore, StoredRollout
+
+CPU_BATCH = 512
+"""Prompts between two writes on a CPU: so many are lost at most when a run is killed. Slots idle only at their end."""
+
+ACCELERATOR_BATCH = 4096
+
+Generate = Callable[[Sequence[PromptTokens], Progress | None], list[Rollout]]
+
+
+@cache
+def _opened(path: Path) -> RationaleStore:
+    return RationaleStore(path)
+
+
+def store_of(store: RationaleStore | str | os.PathLike[str]) -> RationaleStore:
+    """A store, or the store at a path.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if isinstance(store, RationaleStore):
+        return store
+    if not isinstance(store, (str, os.PathLike)):
+        raise ValueError(f"store must be a path or a RationaleStore, got {type(store).__name__}: {store!r:.80}")
+    # One for each file and process: it is asked for again with each batch.
+    return _opened(Path(store).expanduser().absolute())
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Refuse what a store does not keep.
+
+    Raises:
+        ValueError: Several samples or log-probabilities are asked for.
+    """
+    if sampling.num_samples > 1 or sampling.logprobs:
+        what = "logprobs" if sampling.logprobs else f"num_samples={sampling.num_samples}"
+        raise ValueError(f"a store keeps one rationale and its vector for each prompt, so {what} needs store=None")
+
+
+def prompt_key(prompt: PromptTokens) -> bytes:
+    """``[32]`` bytes that two prompts share only when they are the same."""
+    return hashlib.sha256(array("q", [prompt.pool_start, *prompt.ids]).tobytes()).digest()
+
+
+def generate_with_store(
+    prompts: Sequence[PromptTokens],
+    sampling: Sampling,
+    *,
+    generate: Generate,
+    store: RationaleStore,
+    settings: Mapping[str, Any],
+    batch_size: int,
+    progress: Progress | None = None,
+) -> list[Rollout]:
+    """Rollouts of prompts, each generated only where the store has none.
+
+    Args:
+        prompts: The prompts.
+        sampling: One greedy or sampled rationale each.
+        generate: Generates for some prompts.
+        store: The store.
+        settings: What all vectors depend on, but for sampling and prompts.
+        batch_size: Prompts generated, and then kept, at once.
+        progress: Called with the number of prompts that have just been finished.
+
+    Returns:
+        One rollout per prompt.
+    """
+    check_sampling(sampling)
+    space = {**settings, "sampling": dataclasses.asdict(sampling)}
+    keys = [prompt_key(prompt) for prompt in prompts]
+    found = {key: _rollout(entry) for key, entry in store.get(space, keys).items()}
+    if progress is not None and found:
+        progress(sum(key in found for key in keys))
+    waiting: dict[bytes, list[int]] = {}
+    for index, key in enumerate(keys):
+        if key not in found:
+            waiting.setdefault(key, []).append(index)
+    order = sorted(waiting, key=lambda key: -len(prompts[waiting[key][0]].ids))  # longest first, as the engine does
+    for first in range(0, len(order), batch_size):
+        batch = order[first : first + batch_size]
+        rollouts = generate([prompts[waiting[key][0]] for key in batch], progress)
+        fresh = dict(zip(batch, rollouts, strict=True))
+        store.put(space, {key: _entry(rollout) for key, rollout in fresh.items()})
+        found |= fresh
+        if progress is not None:
+            progress(sum(len(waiting[key]) - 1 for key in batch))  # repeated texts
+    return [found[key] for key in keys]
+
+
+def _rollout(entry: StoredRollout) -> Rollout:
+    return Rollout(entry.ids, entry.stop_id, torch.from_numpy(entry.vector))
+
+
+def _entry(rollout: Rollout) -> StoredRollout:
+    return StoredRollout(rollout.ids, rollout.stop_id, rollout.vector.numpy())
