@@ -8,6 +8,7 @@ the decode loop is in `grace_st.engines.decoding`, the forward passes in `grace_
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -79,6 +80,7 @@ class TorchEngine:
                 type(model).__name__,
             )
         self.slots = slots
+        self._most_slots: int | None = None
         self._ran_out_of_memory = False
         self._lock = threading.RLock()
 
@@ -100,6 +102,9 @@ class TorchEngine:
         Depends on the device and the model, never on what else occupies memory: a call must not give other vectors
         (half precision rounds differently for other numbers of rows) because of what ran before it.
         """
+        return min(self._slots_for(tokens), self._most_slots or sys.maxsize)
+
+    def _slots_for(self, tokens: int) -> int:
         if self.slots is not None:
             return self.slots
         device = self.model.device
@@ -111,6 +116,22 @@ class TorchEngine:
         else:
             return OTHER_SLOTS
         return max(1, min(most, int(room / (tokens * self.forward.cache_bytes_per_token))))
+
+    @contextmanager
+    def at_most(self, slots: int) -> Iterator[None]:
+        """Decode no more rows at once than this, in the calls made meanwhile.
+
+        Raises:
+            ValueError: It is not a positive integer.
+        """
+        if not isinstance(slots, int) or isinstance(slots, bool) or slots < 1:
+            raise ValueError(f"the number of texts decoded at once must be an integer >= 1, got {slots!r}")
+        before = self._most_slots
+        self._most_slots = slots
+        try:
+            yield
+        finally:
+            self._most_slots = before
 
     # ---------------------------------------------------------------- public
 

@@ -1,0 +1,345 @@
+"""``grace-st eval``: MTEB runs and leaderboard submission. Arguments and results; the work is in ``grace_eval.mteb``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grace_st.cli.command import Command, CommandError
+from grace_st.cli.sizes import size
+from grace_st.cli.terminal import open_console, quiet_libraries, write_json
+
+if TYPE_CHECKING:
+    from grace_eval.mteb.benchmarks import Selection
+    from grace_eval.mteb.options import ModelOptions
+    from grace_eval.mteb.report import Report
+    from grace_eval.mteb.run import Results, RunState
+
+BUNDLED = "grace-nano"
+EXIT_FAILED_TASKS = 1
+
+_SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="mteb|submit", required=True)
+    _configure_mteb(actions.add_parser("mteb", help="evaluate a model on tasks of MTEB"))
+    _configure_submit(actions.add_parser("submit", help="check results and prepare them for the leaderboard"))
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    # Again here, so that they may stand after the action; what stands before it is kept.
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="write the result as JSON")
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+    )
+
+
+def _configure_mteb(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", metavar="DIR", required=True, help=f"a model folder, or {BUNDLED}, the bundled demonstration model"
+    )
+    parser.add_argument(
+        "--name",
+        metavar="ORG/MODEL",
+        help="the name that scores are kept under (default: local/ and the folder's name)",
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--benchmark", metavar="NAME", help="eng-v1 (the 56 tasks), eng-v2, grace16 (the paper's 16), or mteb's own name"
+    )
+    what.add_argument("--tasks", metavar="TASK", nargs="+", help="names of tasks")
+    parser.add_argument(
+        "--results", metavar="DIR", default="mteb-results", help="where results are kept (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="local copies of the data sets, DIR/ORG/NAME as on the hub; no hub is asked"
+    )
+    parser.add_argument(
+        "--compare",
+        metavar="DIR",
+        help="published results to compare with: results/ of a clone of embeddings-benchmark/results, or a part of it",
+    )
+    encoding = parser.add_argument_group("encoding")
+    encoding.add_argument(
+        "--instructions",
+        choices=("model", "task", "none"),
+        default="model",
+        help="what goes before a text: the prompts of the model folder, mteb's instruction of the task, or nothing "
+        "(default: %(default)s). Documents never get a query's",
+    )
+    encoding.add_argument("--max-new-tokens", metavar="N", type=int, help="longest rationale; 0 pools the prompt alone")
+    encoding.add_argument(
+        "--pooling-span", choices=("text_and_rationale", "rationale"), help="what is pooled (default: the model's)"
+    )
+    encoding.add_argument("--do-sample", action="store_true", default=None, help="sample rationales (default: greedy)")
+    encoding.add_argument("--temperature", metavar="X", type=float, help="with --do-sample: divides the logits")
+    encoding.add_argument("--top-p", metavar="X", type=float, help="with --do-sample: smallest set of that probability")
+    encoding.add_argument("--top-k", metavar="N", type=int, help="with --do-sample: that many tokens")
+    encoding.add_argument("--repetition-penalty", metavar="X", type=float, help="1 is off")
+    encoding.add_argument("--seed", metavar="N", type=int, help="with --do-sample: each text has its own from this one")
+    run = parser.add_argument_group("run")
+    run.add_argument("--store", metavar="FILE", help="where rationales are kept (default: DIR/rationales.sqlite)")
+    run.add_argument("--no-store", action="store_true", help="keep no rationales: an interrupted task starts afresh")
+    run.add_argument("--store-size", metavar="SIZE", type=size, help="largest size of the store, e.g. 20GB")
+    run.add_argument("--overwrite", action="store_true", help="evaluate again what is done")
+    run.add_argument("--keep-going", action="store_true", help="go on with the next task when one fails")
+    run.add_argument("--quiet", action="store_true", help="no live table and no summary")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--device", metavar="NAME", help="cpu, cuda, mps, ... (default: the best there is)")
+    machine.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights")
+    machine.add_argument("--slots", metavar="N", type=int, help="texts decoded at once (default: by device)")
+    _common(parser)
+
+
+def _configure_submit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", metavar="DIR", required=True, help="the results folder of `grace-st eval mteb`")
+    parser.add_argument("--name", metavar="ORG/MODEL", help="whose results, where several models have some")
+    parser.add_argument("--model", metavar="DIR", help="the model folder (default: the one that was evaluated)")
+    parser.add_argument(
+        "--output", metavar="DIR", help="the folder to write (default: submission-ORG__MODEL); must not be there"
+    )
+    parser.add_argument("--hub-revision", metavar="COMMIT", help="the model's commit on the hub, 40 hexadecimal digits")
+    parser.add_argument("--license", metavar="NAME", help="of the model, e.g. apache-2.0 (default: the model card's)")
+    parser.add_argument("--release-date", metavar="YYYY-MM-DD", help="of the model")
+    parser.add_argument("--languages", metavar="CODE", nargs="+", help="e.g. eng-Latn")
+    parser.add_argument(
+        "--training-datasets", metavar="NAME", nargs="*", help="data sets of mteb that the model was trained on"
+    )
+    parser.add_argument("--device", metavar="NAME", help="where mteb's mock tasks run")
+    _common(parser)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
+        import grace_st.mteb  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "mteb":
+            raise
+        raise CommandError(str(error)) from error
+    quiet_libraries()
+    return _run_mteb(arguments) if arguments.action == "mteb" else _run_submit(arguments)
+
+
+# ---------------------------------------------------------------- mteb
+
+
+def _run_mteb(arguments: argparse.Namespace) -> int:
+    import contextlib
+
+    import datasets
+
+    from grace_eval.mteb import data
+    from grace_eval.mteb.benchmarks import select_benchmark, select_tasks
+    from grace_eval.mteb.run import Results, plan
+    from grace_eval.mteb.scores import published_scores
+
+    datasets.disable_progress_bars()
+    options = _options(arguments)
+    selection = select_tasks(arguments.tasks) if arguments.tasks else select_benchmark(arguments.benchmark)
+    compared = None if arguments.compare is None else Path(arguments.compare).expanduser()
+    published = {} if compared is None else published_scores(compared, selection.tasks)
+    meta = options.meta()
+    root = Path(arguments.results).expanduser()
+    results = Results(root, meta)
+    state = plan(selection.tasks, results, overwrite=arguments.overwrite)
+    with contextlib.ExitStack() as stack:
+        if arguments.data_root is not None:
+            local = Path(arguments.data_root).expanduser()
+            waiting = [task for task in state.tasks if task.status == "waiting"]
+            originals = [task.task for task in waiting]
+            for task, copied in zip(waiting, data.with_local_data(originals, local), strict=True):
+                task.task = copied
+            stack.enter_context(data.fresh_cache(originals, local, root / "datasets-cache"))
+        else:
+            data.check_offline([task.task for task in state.tasks if task.status == "waiting"])
+        _run_tasks(arguments, options, state, results)
+    report = _report(arguments, options, selection, state, results, published)
+    return _tell(arguments, report, results, root)
+
+
+def _options(arguments: argparse.Namespace) -> ModelOptions:
+    from grace_eval.mteb.options import ModelOptions
+
+    if arguments.no_store and (arguments.store or arguments.store_size):
+        raise CommandError("--no-store keeps nothing, so --store and --store-size have no meaning with it")
+    store = Path(arguments.store or Path(arguments.results) / "rationales.sqlite").expanduser()
+    given = {name: getattr(arguments, name) for name in _SAMPLING}
+    return ModelOptions(
+        folder=_model_folder(arguments.model),
+        name=arguments.name or (f"local/{BUNDLED}" if arguments.model == BUNDLED else None),
+        instructions=arguments.instructions,
+        max_new_tokens=arguments.max_new_tokens,
+        pooling_span=arguments.pooling_span,
+        sampling={name: value for name, value in given.items() if value is not None},
+        dtype=arguments.dtype,
+        device=arguments.device,
+        slots=arguments.slots,
+        store=None if arguments.no_store else store,
+        store_bytes=arguments.store_size,
+    )
+
+
+def _model_folder(name: str) -> Path:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if name == BUNDLED:
+        import grace_st
+
+        return grace_st.nano_path()
+    raise CommandError(
+        f"{name} is not a folder; make one with `grace-st convert SOURCE {name}`, or try --model {BUNDLED}"
+    )
+
+
+def _run_tasks(arguments: argparse.Namespace, options: ModelOptions, state: RunState, results: Results) -> None:
+    from rich.live import Live
+
+    from grace_eval.mteb.live import LiveTable, shown_score
+    from grace_eval.mteb.run import TaskState, run
+
+    console = open_console()
+    is_live = console.is_terminal and not (arguments.quiet or arguments.json)
+
+    def tell(task: TaskState) -> None:
+        if is_live or arguments.quiet or arguments.json or task.status not in ("done", "failed"):
+            return
+        said = f"{shown_score(task)} in {task.seconds:.0f} s" if task.status == "done" else f"failed: {task.error}"
+        console.print(f"{task.task.metadata.name}: {said}", soft_wrap=True, markup=False)
+
+    def work() -> None:
+        run(
+            state,
+            lambda: options.load(results.meta, state.advance),
+            results,
+            overwrite=arguments.overwrite,
+            keep_going=arguments.keep_going,
+            on_task=tell,
+        )
+
+    others = results.other_revisions()
+    if others and not (arguments.quiet or arguments.json):
+        listed = ", ".join(revision[:12] for revision in others)
+        console.print(
+            f"{results.meta.name} also has results of other content of the model folder ({listed}); they are not used.",
+            soft_wrap=True,
+            markup=False,
+        )
+    if is_live:
+        with Live(LiveTable(state), console=console, refresh_per_second=2):
+            work()
+    else:
+        work()
+
+
+def _report(
+    arguments: argparse.Namespace,
+    options: ModelOptions,
+    selection: Selection,
+    state: RunState,
+    results: Results,
+    published: dict[str, Any],
+) -> Report:
+    from importlib.metadata import version
+
+    from grace_eval.mteb.paper import rows_for
+    from grace_eval.mteb.report import Report
+
+    meta = results.meta
+    return Report(
+        model={
+            "name": meta.name,
+            "revision": meta.revision,
+            "experiment": dict(meta.experiment_kwargs or {}),
+            "folder": str(options.folder.resolve()),
+            "parameters": meta.n_parameters,
+            "dimension": meta.embed_dim,
+        },
+        benchmark=selection.name,
+        wanted=[task.metadata.name for task in selection.tasks],
+        scores={task.task.metadata.name: task.score for task in state.tasks if task.score is not None},
+        failed={task.task.metadata.name: task.error for task in state.tasks if task.error is not None},
+        published=published,
+        paper=rows_for(selection.name),
+        versions={name: version(name) for name in ("grace-st", "mteb", "sentence-transformers", "transformers", "torch")},
+        data_root=arguments.data_root,
+    )
+
+
+def _tell(arguments: argparse.Namespace, report: Report, results: Results, root: Path) -> int:
+    from grace_eval.mteb.report import as_dict, write_report
+    from grace_eval.mteb.scores import by_category, task_mean
+
+    inside = results.folder.relative_to(root / "results")
+    paths = write_report(report, root / "reports" / inside)
+    if arguments.json:
+        write_json({**as_dict(report), "results": str(results.folder), "reports": [str(path) for path in paths]})
+    elif not arguments.quiet:
+        console = open_console()
+        for name, value in by_category(report.scores.values()).items():
+            console.print(f"{name:<12} {100 * value:6.2f}")
+        mean = task_mean(report.scores.values())
+        if mean is not None:
+            console.print(f"{'Task mean':<12} {100 * mean:6.2f}   ({len(report.scores)} of {len(report.wanted)} tasks)")
+        console.print(f"Results in {results.folder}, report in {paths[0]}", soft_wrap=True, markup=False)
+    return EXIT_FAILED_TASKS if report.failed else 0
+
+
+# ---------------------------------------------------------------- submit
+
+
+def _run_submit(arguments: argparse.Namespace) -> int:
+    from grace_eval.mteb.submit import choose, prepare
+
+    model = None if arguments.model is None else _model_folder(arguments.model)
+    chosen = choose(Path(arguments.results).expanduser(), name=arguments.name, model=model)
+    output = Path(arguments.output or f"submission-{chosen.folder.parent.name}").expanduser()
+    given = {
+        "license": arguments.license,
+        "release_date": arguments.release_date,
+        "languages": arguments.languages,
+        "training_datasets": None if arguments.training_datasets is None else set(arguments.training_datasets),
+    }
+    submission = prepare(
+        chosen,
+        output,
+        hub_revision=arguments.hub_revision,
+        fields={name: value for name, value in given.items() if value is not None},
+        device=arguments.device,
+    )
+    if arguments.json:
+        passed = [name for name, status in submission.mock.items() if status is not None]
+        write_json(
+            {
+                "output": str(submission.folder),
+                "name": chosen.name,
+                "results": submission.results,
+                "mock_tasks_passed": len(passed),
+                "missing": list(chosen.missing),
+                "steps": submission.steps,
+            }
+        )
+    else:
+        console = open_console()
+        console.print(submission.steps, markup=False, soft_wrap=True)
+        console.print(f"All of it is in {submission.folder}", markup=False, soft_wrap=True)
+    return 0
+
+
+COMMAND = Command(
+    summary="evaluate a model on MTEB, and prepare a submission",
+    description=(
+        "`mteb` runs tasks and goes on where an earlier run was stopped: finished tasks are kept in the results folder, "
+        "and texts in a store beside it. `submit` checks results and writes what the leaderboard asks for; nothing is "
+        "sent."
+    ),
+    examples=(
+        "grace-st eval mteb --model models/mine --benchmark eng-v1",
+        "grace-st eval mteb --model grace-nano --tasks STSBenchmark --data-root data",
+        "grace-st eval submit --results mteb-results",
+    ),
+    configure=_configure,
+    run=_run,
+)

@@ -1,0 +1,134 @@
+"""Where the data of tasks come from: local copies, or the hub and its cache. Checked before any work starts."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from mteb.abstasks import AbsTask
+from mteb.abstasks.aggregated_task import AbsTaskAggregate
+
+
+class MissingDataError(FileNotFoundError):
+    """Data sets that are not here."""
+
+
+def parts(task: AbsTask) -> list[AbsTask]:
+    """The tasks that an aggregate is made of, or the task itself."""
+    if isinstance(task, AbsTaskAggregate):
+        return [part for inner in task.metadata.tasks for part in parts(inner)]
+    return [task]
+
+
+def with_local_data(tasks: Sequence[AbsTask], root: Path) -> tuple[AbsTask, ...]:
+    """Copies of tasks that read from ``root/ORGANIZATION/NAME`` instead of the hub.
+
+    Args:
+        tasks: The tasks.
+        root: Holds a folder for each data set, laid out as its repository on the hub (``hf download --local-dir``).
+
+    Raises:
+        MissingDataError: Folders are missing; each is named with the command that fetches it.
+    """
+    if not root.is_dir():
+        raise MissingDataError(f"there is no folder {root} with data sets")
+    missing = [part for task in tasks for part in parts(task) if not _folder(root, part).is_dir()]
+    if missing:
+        raise MissingDataError(_said(missing, f"in {root}", root))
+    return tuple(_localised(task, root) for task in tasks)
+
+
+def check_offline(tasks: Sequence[AbsTask]) -> None:
+    """When the hub may not be asked (``HF_HUB_OFFLINE``), refuse tasks whose data are not in its cache.
+
+    Raises:
+        MissingDataError: Each data set is named with the command that fetches it.
+    """
+    if not (constants.HF_HUB_OFFLINE or datasets.config.HF_DATASETS_OFFLINE):
+        return
+    missing = [part for task in tasks for part in parts(task) if not part.data_loaded and not _is_cached(part)]
+    if missing:
+        raise MissingDataError(_said(missing, "in the cache, and the hub may not be asked (HF_HUB_OFFLINE)", None))
+
+
+def _is_cached(task: AbsTask) -> bool:
+    source = _source(task)
+    if Path(source).is_dir():
+        return True
+    prepared = Path(datasets.config.HF_DATASETS_CACHE) / source.replace("/", "___")
+    if prepared.is_dir():
+        return True
+    try:
+        snapshot_download(
+            source, repo_type="dataset", revision=task.metadata.dataset.get("revision"), local_files_only=True
+        )
+    except LocalEntryNotFoundError:
+        return False
+    return True
+
+
+def _said(missing: Sequence[AbsTask], where: str, root: Path | None) -> str:
+    shown = missing[:5]
+    more = f" (and {len(missing) - len(shown)} more)" if len(missing) > len(shown) else ""
+    named = ", ".join(f"{task.metadata.name} needs {_source(task)}" for task in shown)
+    source, revision = _source(shown[0]), shown[0].metadata.dataset.get("revision")
+    target = f" --local-dir {_folder(root, shown[0])}" if root is not None else ""
+    return (
+        f"the data of {len(missing)} tasks are not {where}: {named}{more}. With a network: hf download {source} "
+        f"--repo-type dataset --revision {revision}{target}"
+        + ("" if root is not None else "; or use local copies with --data-root DIR")
+    )
+
+
+def _source(task: AbsTask) -> str:
+    return str(task.metadata.dataset["path"])
+
+
+def _folder(root: Path, task: AbsTask) -> Path:
+    return root / _source(task)
+
+
+def _localised(task: AbsTask, root: Path) -> AbsTask:
+    # A copy: the benchmark's own object stays as it is. Data that were loaded from elsewhere do not come along.
+    local = copy.copy(task)
+    local.dataset = None
+    local.data_loaded = False
+    update: dict[str, Any]
+    if isinstance(task, AbsTaskAggregate):
+        update = {"tasks": [_localised(part, root) for part in task.metadata.tasks]}
+    else:
+        update = {"dataset": {**task.metadata.dataset, "path": str(_folder(root, task).resolve())}}
+    local.metadata = task.metadata.model_copy(update=update)  # type: ignore[misc]
+    return local
+
+
+@contextmanager
+def fresh_cache(tasks: Sequence[AbsTask], root: Path, cache: Path) -> Iterator[None]:
+    """Have `datasets` prepare local copies in a folder of their own.
+
+    Its usual cache knows a local folder by its path alone, and would serve what lay there before.
+
+    Args:
+        tasks: The tasks, before `with_local_data`.
+        root: The local copies.
+        cache: Where to prepare them; a folder in it is named by what the copies hold.
+    """
+    digest = hashlib.sha256()
+    for folder in sorted({_folder(root, part) for task in tasks for part in parts(task)}):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                stat = path.stat()
+                digest.update(f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    before = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = cache / digest.hexdigest()[:16]
+    try:
+        yield
+    finally:
+        datasets.config.HF_DATASETS_CACHE = before

@@ -1,0 +1,177 @@
+"""The metadata of a model folder that mteb keeps beside scores: measured from its files, without loading weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mteb.models import ModelMeta
+from mteb.models.model_meta import ScoringFunction
+
+from grace_st.config import CONFIG_NAME, GraceConfig
+from grace_st.fingerprint import folder_revision
+
+DEFAULT_ORGANIZATION = "local"
+CITATION = """@misc{grace2025,
+  title = {{GRACE}: Generative Representation Learning via Contrastive Policy Optimization},
+  author = {Sun, Jiashuo and Liu, Shixuan and Su, Zhaochen and Zhong, Xianrui and Jiang, Pengcheng and Jin, Bowen and
+            Li, Peiran and Shi, Weijia and Han, Jiawei},
+  eprint = {2510.04506},
+  archivePrefix = {arXiv},
+  year = {2025}
+}"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What the safetensors files of a folder hold.
+
+    Attributes:
+        parameters: Number of values; tied weights are stored, and counted, once.
+        embedding_parameters: Those of the input embeddings.
+        bytes: Their size.
+    """
+
+    parameters: int
+    embedding_parameters: int
+    bytes: int
+
+
+def measured_weights(folder: Path) -> Weights:
+    """Count the weights by the headers of the safetensors files.
+
+    Raises:
+        FileNotFoundError: There are none.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder} has no safetensors weights, so its parameters cannot be counted")
+    parameters = embedding = size = 0
+    for path in files:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header: dict[str, Any] = json.loads(stream.read(length))
+        for name, tensor in header.items():
+            if name == "__metadata__":
+                continue
+            count = math.prod(tensor["shape"])
+            parameters += count
+            first, last = tensor["data_offsets"]
+            size += last - first
+            if name.endswith(("embed_tokens.weight", "wte.weight", "word_embeddings.weight")):
+                embedding += count
+    return Weights(parameters=parameters, embedding_parameters=embedding, bytes=size)
+
+
+def default_name(folder: str | os.PathLike[str]) -> str:
+    """``local/FOLDER``: the name of a model that was given none."""
+    return f"{DEFAULT_ORGANIZATION}/{Path(folder).expanduser().resolve().name}"
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that mteb's results cannot be kept under.
+
+    Raises:
+        ValueError: Says what a name looks like.
+    """
+    parts = name.split("/")
+    valid = all(part and all(letter.isalnum() or letter in "-_." for letter in part) for part in parts)
+    if len(parts) != 2 or not valid or any("__" in part for part in parts):
+        raise ValueError(
+            f"the name of a model must be ORGANIZATION/MODEL, of letters, digits and - _ . without __, got {name!r}"
+        )
+
+
+def model_meta(
+    folder: str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    loader: Callable[..., Any] | None = None,
+    **fields: Any,
+) -> ModelMeta:
+    """The metadata of a model folder.
+
+    The revision is a hash of the folder's files: mteb keeps scores by name and revision, so that two checkpoints never
+    share them, also when one takes the other's place under the same name.
+
+    Args:
+        folder: A GRACE model folder.
+        name: ``ORGANIZATION/MODEL``; ``local/FOLDER`` by default.
+        loader: What mteb loads the model with.
+        fields: Fields of `mteb.ModelMeta` that replace those known here: license, training_datasets, reference, ...
+
+    Raises:
+        FileNotFoundError: It is no GRACE model folder.
+        ValueError: The name or a field is refused.
+    """
+    path = Path(folder).expanduser().resolve()
+    if not (path / CONFIG_NAME).is_file() or not (path / "modules.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} is not a GRACE model folder (it needs {CONFIG_NAME} and modules.json): make one with "
+            "`grace-st convert SOURCE FOLDER`"
+        )
+    name = default_name(path) if name is None else name
+    check_name(name)
+    unknown = [field for field in fields if field not in ModelMeta.model_fields]
+    if unknown:
+        raise ValueError(f"mteb.ModelMeta has no field {unknown[0]!r}; it has {', '.join(ModelMeta.model_fields)}")
+    config = GraceConfig.from_file(path / CONFIG_NAME)
+    weights = measured_weights(path)
+    card = _card(path)
+    values: dict[str, Any] = {
+        "loader": loader,
+        "name": name,
+        "revision": folder_revision(path),
+        "release_date": None,
+        "languages": None,
+        "n_parameters": weights.parameters,
+        "n_embedding_parameters": weights.embedding_parameters or None,
+        "memory_usage_mb": round(weights.bytes / 1024**2, 1),
+        "max_tokens": config.max_seq_length,
+        "embed_dim": _dimension(path),
+        "license": card.get("license"),
+        "open_weights": None,
+        "public_training_code": None,
+        "public_training_data": None,
+        "framework": ["Sentence Transformers", "PyTorch", "safetensors"],
+        "similarity_fn_name": ScoringFunction.COSINE,
+        "use_instructions": False,
+        "training_datasets": None,
+        "adapted_from": _base(card),
+        "citation": CITATION,
+    }
+    return ModelMeta(**{**values, **fields})
+
+
+def _dimension(folder: Path) -> int:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for part in (config, config.get("text_config", {})):
+        for key in ("hidden_size", "n_embd", "d_model"):
+            if key in part:
+                return int(part[key])
+    raise ValueError(f"{folder / 'config.json'} has no hidden_size: give embed_dim=")
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    """The metadata of the model card, or nothing."""
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if not text.startswith("---\n"):
+        return {}
+    front = text[4:].split("\n---", 1)[0]
+    values = yaml.safe_load(front)
+    return values if isinstance(values, dict) else {}
+
+
+def _base(card: dict[str, Any]) -> str | None:
+    base = card.get("base_model")
+    if isinstance(base, list):
+        base = base[0] if base else None
+    return base if isinstance(base, str) and base.count("/") == 1 and not base.startswith((".", "/")) else None
