@@ -49,7 +49,7 @@ def _configure_mteb(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--benchmark", metavar="NAME", help="eng-v1 (the 56 tasks), eng-v2, grace16 (the paper's 16), or mteb's own name"
     )
-    what.add_argument("--tasks", metavar="TASK", nargs="+", help="names of tasks")
+    what.add_argument("--tasks", metavar="TASK", nargs="+", help="names of tasks; TASK:SUBSET is one subset of it")
     parser.add_argument(
         "--results", metavar="DIR", default="mteb-results", help="where results are kept (default: %(default)s)"
     )

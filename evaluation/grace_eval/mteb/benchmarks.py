@@ -86,7 +86,9 @@ def select_benchmark(name: str) -> Selection:
 
 
 def select_tasks(names: Sequence[str]) -> Selection:
-    """Tasks by their names; those of the English benchmark with the splits and subsets that count there.
+    """Tasks by their names; those of the English benchmarks with the splits and subsets that count there.
+
+    ``TASK:SUBSET`` is one subset of a task, such as ``XQuADRetrieval:en``.
 
     Raises:
         UnknownTaskError: A name is no task; the nearest names are given.
@@ -103,23 +105,22 @@ def select_tasks(names: Sequence[str]) -> Selection:
 def _named(names: Sequence[str]) -> tuple[AbsTask, ...]:
     # From the benchmarks first: there a task has the splits and subsets that count (STS17 is en-en alone).
     english = {task.metadata.name: task for name in ("eng-v2", "eng-v1") for task in select_benchmark(name).tasks}
-    chosen = []
-    every: list[str] | None = None
-    for name in names:
-        if name in english:
-            chosen.append(english[name])
-            continue
-        every = every or [task.__name__ for task in _task_classes()]
-        try:
-            chosen.append(mteb.get_task(name))
-        except KeyError:
-            near = sorted({*every, *english})
-            raise UnknownTaskError(f"there is no task {name!r}; {_nearest(name, near, 'mteb has ')}") from None
-    return tuple(chosen)
+    return tuple(english[name] if name in english else _task(*name.partition(":")[::2]) for name in names)
 
 
-def _task_classes() -> list[type[AbsTask]]:
-    return [type(task) for task in mteb.get_tasks(exclude_superseded=False)]
+def _task(name: str, subset: str) -> AbsTask:
+    try:
+        task = mteb.get_task(name)
+    except KeyError:
+        every = sorted(task.metadata.name for task in mteb.get_tasks(exclude_superseded=False))
+        raise UnknownTaskError(f"there is no task {name!r}; {_nearest(name, every, 'mteb has ')}") from None
+    if not subset:
+        return task
+    if subset not in task.hf_subsets:
+        raise UnknownTaskError(
+            f"the task {name} has no subset {subset!r}; {_nearest(subset, task.hf_subsets, 'it has ')}"
+        )
+    return mteb.get_task(name, hf_subsets=[subset])
 
 
 def _nearest(name: str, known: Sequence[str], otherwise: str) -> str:

@@ -1,0 +1,477 @@
+"""The store of rationales: what is kept comes back, and nothing wrong ever does."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import pickle
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import grace_st
+from grace_st import RationaleStore
+from grace_st.cli import main
+from grace_st.engines.base import Sampling
+from grace_st.fingerprint import folder_revision, weights_fingerprint
+from grace_st.store import FORMAT_VERSION, StoredRollout, StoreError
+from tests import tiny
+from tests.conftest import GraceFolder
+
+SPACE = {"weights": "a", "sampling": {"max_new_tokens": 4}}
+TEXTS = tiny.TEXTS
+
+
+def key(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+def rollout(number: int, size: int = 8) -> StoredRollout:
+    return StoredRollout((number, 1), None if number % 2 else 2, np.full(size, number / 3, dtype=np.float32))
+
+
+def numbered(count: int, size: int = 8, first: int = 0) -> dict[bytes, StoredRollout]:
+    return {key(number): rollout(number, size) for number in range(first, first + count)}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "rationales.sqlite"
+
+
+# ---------------------------------------------------------------- the file
+
+
+def test_what_is_kept_comes_back_in_another_process(path: Path) -> None:
+    with RationaleStore(path) as store:
+        store.put(SPACE, numbered(1200))
+    found = RationaleStore(path).get(SPACE, [*map(key, range(1300)), key(0)])
+    assert found.keys() == set(map(key, range(1200)))
+    for number in (0, 1, 1199):
+        got, expected = found[key(number)], rollout(number)
+        assert (got.ids, got.stop_id) == (expected.ids, expected.stop_id)
+        np.testing.assert_array_equal(got.vector, expected.vector)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**SPACE, "weights": "b"},
+        {**SPACE, "sampling": {"max_new_tokens": 5}},
+        {**SPACE, "pooling": "mean"},
+    ],
+)
+def test_another_space_finds_nothing(path: Path, other: dict[str, Any]) -> None:
+    store = RationaleStore(path)
+    store.put(SPACE, numbered(3))
+    assert store.get(other, [key(0)]) == {}
+    store.put(other, {key(0): rollout(5)})
+    assert store.get(SPACE, [key(0)])[key(0)].ids == (0, 1)
+    assert store.get(other, [key(0)])[key(0)].ids == (5, 1)
+
+
+def _write(path: str, first: int) -> None:
+    store = RationaleStore(path)
+    for number in range(first, first + 60):
+        store.put(SPACE, {key(number): rollout(number)})
+
+
+def test_several_processes_share_a_store(path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_write, args=(str(path), first)) for first in (0, 40)]  # they overlap
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    found = RationaleStore(path).get(SPACE, list(map(key, range(100))))
+    assert {number: found[key(number)].ids for number in range(100)} == {n: (n, 1) for n in range(100)}
+
+
+def test_it_goes_to_workers_as_its_path(path: Path) -> None:
+    store = RationaleStore(path, max_bytes=10**7)
+    store.put(SPACE, numbered(2))
+    copy = pickle.loads(pickle.dumps(store))
+    assert copy.max_bytes == 10**7 and len(copy.get(SPACE, [key(0), key(1)])) == 2
+
+
+def test_a_forked_child_opens_it_anew(path: Path) -> None:
+    store = RationaleStore(path)
+    store.put(SPACE, numbered(1))
+    child = os.fork()
+    if child == 0:
+        store.put(SPACE, numbered(1, first=1))
+        os._exit(0 if len(store.get(SPACE, [key(0), key(1)])) == 2 else 3)
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(store.get(SPACE, [key(0), key(1)])) == 2
+
+
+# ---------------------------------------------------------------- damage
+
+
+def damaged(path: Path) -> list[Path]:
+    return [found for found in path.parent.glob(f"{path.name}.damaged-*") if found.suffix not in ("-wal", "-shm")]
+
+
+@pytest.mark.parametrize("where", ["head", "middle", "cut"])
+def test_a_damaged_store_is_set_aside(path: Path, where: str, caplog: pytest.LogCaptureFixture) -> None:
+    with RationaleStore(path) as store:
+        store.put(SPACE, numbered(500, size=64))
+    raw = bytearray(path.read_bytes())
+    if where == "head":
+        raw[:64] = b"\xff" * 64
+    elif where == "middle":
+        for first in range(4096, len(raw), 4096):
+            raw[first : first + 2000] = os.urandom(2000)
+    else:
+        del raw[len(raw) // 2 :]
+    path.write_bytes(raw)
+    with caplog.at_level(logging.WARNING):
+        store = RationaleStore(path)
+        assert store.get(SPACE, [key(1)]) == {}
+    (aside,) = damaged(path)
+    assert str(aside) in caplog.text
+    assert aside.read_bytes()[:64] == bytes(raw[:64])
+    store.put(SPACE, numbered(1))
+    assert store.get(SPACE, [key(0)])[key(0)].ids == (0, 1)
+
+
+def test_a_changed_entry_is_never_used(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Damage that leaves the file whole for SQLite: a vector with other numbers."""
+    with RationaleStore(path) as store:
+        store.put(SPACE, numbered(3))
+    other = sqlite3.connect(path)
+    other.execute("UPDATE entries SET vector = ? WHERE key = ?", (np.ones(8, "<f4").tobytes(), key(1)))
+    other.commit()
+    other.close()
+    store = RationaleStore(path)
+    assert store.get(SPACE, [key(1)]) == {}
+    assert len(damaged(path)) == 1 and "was renamed" in caplog.text
+
+
+def test_damage_is_an_error_where_only_reading_is_allowed(path: Path) -> None:
+    with RationaleStore(path) as store:
+        store.put(SPACE, numbered(500, size=64))
+    raw = path.read_bytes()
+    path.write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(StoreError, match="damaged"):
+        RationaleStore(path, read_only=True).get(SPACE, [key(499)])
+    assert path.exists() and not damaged(path)
+
+
+# ---------------------------------------------------------------- what cannot be used
+
+
+def test_a_store_of_another_version_is_refused(path: Path) -> None:
+    RationaleStore(path).close()
+    other = sqlite3.connect(path)
+    other.execute(f"PRAGMA user_version = {FORMAT_VERSION + 1}")
+    other.close()
+    with pytest.raises(StoreError, match=rf"format version {FORMAT_VERSION + 1}.*reads {FORMAT_VERSION}.*[Uu]pgrade"):
+        RationaleStore(path)
+
+
+def test_files_of_something_else_are_left_alone(tmp_path: Path) -> None:
+    text = tmp_path / "texts.jsonl"
+    text.write_text('{"text": "a text, and no store"}\n')
+    with pytest.raises(StoreError, match="not a store"):
+        RationaleStore(text)
+    database = tmp_path / "mine.sqlite"
+    other = sqlite3.connect(database)
+    other.execute("CREATE TABLE mine (x)")
+    other.commit()
+    other.close()
+    with pytest.raises(StoreError, match="something else"):
+        RationaleStore(database)
+    assert text.exists() and sorted(path.name for path in tmp_path.glob("*.damaged*")) == []
+
+
+def test_a_missing_folder_and_a_wrong_limit(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        RationaleStore(tmp_path / "no" / "store.sqlite")
+    with pytest.raises(FileNotFoundError, match="there is no store"):
+        RationaleStore(tmp_path / "store.sqlite", read_only=True)
+    with pytest.raises(ValueError, match="max_bytes"):
+        RationaleStore(tmp_path / "store.sqlite", max_bytes=0)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_file_is_an_error(path: Path) -> None:
+    RationaleStore(path).close()
+    path.chmod(0o444)
+    with pytest.raises(PermissionError, match="may not be written"):
+        RationaleStore(path)
+    assert RationaleStore(path, read_only=True).info().entries == 0
+
+
+def test_what_sqlite_says_about_the_disk_is_said_plainly(path: Path) -> None:
+    """SQLite's own refusals: a file system that has turned read-only, and one that is full."""
+    store = RationaleStore(path)
+    store.put(SPACE, numbered(1))
+    connection = store._connected()
+    connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(PermissionError, match="may not be written"):
+        store.put(SPACE, numbered(1, first=1))
+    connection.execute("PRAGMA query_only = OFF")
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(OSError, match="no space is left for the store"):
+        store.put(SPACE, numbered(2000, first=1))
+    store.close()
+    assert RationaleStore(path).get(SPACE, [key(0), key(1)]).keys() == {key(0)}  # nothing half-written
+
+
+def test_reading_alone_writes_nothing(path: Path) -> None:
+    with RationaleStore(path) as store:
+        store.put(SPACE, numbered(2))
+    store = RationaleStore(path, read_only=True)
+    assert len(store.get(SPACE, [key(0), key(1)])) == 2
+    with pytest.raises(PermissionError, match="read only"):
+        store.put(SPACE, numbered(1, first=7))
+
+
+# ---------------------------------------------------------------- size
+
+
+def test_old_entries_of_other_spaces_make_room(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    limit = 400_000
+    store = RationaleStore(path, max_bytes=limit)
+    old = {"weights": "old"}
+    store.put(old, numbered(300, size=256))
+    for first in range(0, 1000, 100):
+        store.put(SPACE, numbered(100, size=256, first=first))
+    kept = store.get(SPACE, list(map(key, range(1000))))
+    assert store.get(old, list(map(key, range(300)))) == {}  # made room
+    assert 200 < len(kept) < 1000 and set(kept) == set(map(key, range(len(kept))))  # what was first stays
+    assert caplog.text.count("reached its limit") == 1
+    store.prune(max_bytes=limit)
+    assert path.stat().st_size <= limit
+
+
+def test_prune(path: Path) -> None:
+    store = RationaleStore(path)
+    store.put(SPACE, numbered(200, size=256))
+    before = store.info().bytes
+    other = {"weights": "b"}
+    store.put(other, numbered(5))
+    (digest,) = [space.digest for space in store.info().spaces if space.settings == SPACE]
+    with pytest.raises(ValueError, match="no space begins with 'zz'"):
+        store.prune(spaces=["zz"])
+    assert store.prune(spaces=[digest[:10]]) == 200
+    assert [space.settings for space in store.info().spaces] == [other]
+    assert store.info().bytes < before / 2
+    assert store.prune(older_than=3600) == 0
+    time.sleep(0.01)
+    assert store.prune(older_than=0.001) == 5
+    store.put(SPACE, numbered(1))  # the space that was pruned
+    assert len(store.get(SPACE, [key(0)])) == 1
+
+
+# ---------------------------------------------------------------- with a model
+
+
+class Counting:
+    """Counts the prompts that a model's engine generates for."""
+
+    def __init__(self, model: grace_st.GraceModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.prompts: list[tuple[int, ...]] = []
+        engine = model[0].engine
+        generate = engine.generate
+
+        def counted(prompts: Any, sampling: Sampling, **options: Any) -> Any:
+            self.prompts += [prompt.ids for prompt in prompts]
+            return generate(prompts, sampling, **options)
+
+        monkeypatch.setattr(engine, "generate", counted)
+
+
+def test_nothing_is_generated_twice(grace_folder: GraceFolder, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = grace_st.load(grace_folder("qwen2"), device="cpu")
+    expected = model.encode(TEXTS)
+    counting = Counting(model, monkeypatch)
+    np.testing.assert_allclose(model.encode([*TEXTS[:4], TEXTS[0]], store=path), expected[[0, 1, 2, 3, 0]], atol=1e-6)
+    assert len(counting.prompts) == 4
+    encodings = model.encode_with_rationales(TEXTS, store=path)
+    assert len(counting.prompts) == len(set(counting.prompts)) == len(TEXTS)
+    again = model.encode_with_rationales(TEXTS, store=RationaleStore(path))
+    assert len(counting.prompts) == len(TEXTS)
+    for one, two, vector in zip(encodings, again, expected, strict=True):
+        assert (one.rationale, one.rationale_ids, one.finished) == (two.rationale, two.rationale_ids, two.finished)
+        np.testing.assert_array_equal(one.embedding, two.embedding)
+        np.testing.assert_allclose(one.embedding, vector, atol=1e-6)
+
+
+def test_progress_counts_every_text_once(grace_folder: GraceFolder, path: Path) -> None:
+    model = grace_st.load(grace_folder("qwen2"), device="cpu")
+    for _ in range(2):
+        counted: list[int] = []
+        model.encode_with_rationales([*TEXTS, *TEXTS[:3]], store=path, progress=counted.append)
+        assert sum(counted) == len(TEXTS) + 3
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_new_tokens": 3}, {"do_sample": True}, {"repetition_penalty": 1.3}, {"prompt": "About: "}]
+)
+def test_other_options_are_other_entries(
+    grace_folder: GraceFolder, path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = grace_st.load(grace_folder("qwen2"), device="cpu")
+    model.encode_with_rationales(TEXTS[:3], store=path)
+    counting = Counting(model, monkeypatch)
+    got = model.encode_with_rationales(TEXTS[:3], store=path, **options)
+    assert len(counting.prompts) == 3
+    for one, two in zip(got, model.encode_with_rationales(TEXTS[:3], **options), strict=True):
+        np.testing.assert_allclose(one.embedding, two.embedding, atol=1e-6)
+
+
+@pytest.mark.parametrize("write", ["in place", "data", "replaced"])
+def test_changed_weights_are_another_model(
+    grace_folder: GraceFolder, path: Path, write: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when a training step changes a loaded model, by whichever way."""
+    model = grace_st.load(grace_folder("qwen2"), device="cpu")
+    before = model.encode(TEXTS[:3], store=path)
+    weight = model[0].model.model.layers[1].mlp.up_proj.weight
+    fingerprint = weights_fingerprint(model[0].model)
+    assert weights_fingerprint(model[0].model) == fingerprint
+    with torch.no_grad():
+        if write == "in place":
+            weight.add_(0.1)
+        elif write == "data":
+            weight.data.mul_(1.5)
+        else:
+            model[0].model.model.layers[1].mlp.up_proj.weight = torch.nn.Parameter(weight + 0.1)
+    assert weights_fingerprint(model[0].model) != fingerprint
+    counting = Counting(model, monkeypatch)
+    after = model.encode(TEXTS[:3], store=path)
+    assert len(counting.prompts) == 3 and np.abs(after - before).max() > 1e-4
+
+
+def test_the_stock_class_takes_a_store_too(grace_folder: GraceFolder, path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(grace_folder("qwen2")), trust_remote_code=True, device="cpu")
+    np.testing.assert_allclose(model.encode(TEXTS, store=str(path), batch_size=4), model.encode(TEXTS), atol=1e-6)
+    assert RationaleStore(path).info().entries == len(TEXTS)
+
+
+def test_what_a_store_cannot_keep_is_refused(grace_folder: GraceFolder, path: Path) -> None:
+    model = grace_st.load(grace_folder("qwen2"), device="cpu")
+    with pytest.raises(ValueError, match="store must be a path or a RationaleStore"):
+        model.encode(TEXTS[:1], store=3)
+    with pytest.raises(ValueError, match="nothing for a store"):
+        model.encode_with_rationales(TEXTS[:1], rationales=["x"], store=path)
+    module = model[0]
+    with pytest.raises(ValueError, match="num_samples=2 needs store=None"):
+        sampling = Sampling(max_new_tokens=3, do_sample=True, num_samples=2)
+        module.rollouts(module.prompts_of(TEXTS[:1]), sampling, store=path)
+
+
+_KILLED = """
+import os, signal, sys
+import grace_st
+from grace_st import stored
+stored.CPU_BATCH = 3
+import grace_st.module
+grace_st.module.CPU_BATCH = 3
+folder, store, log, batches = sys.argv[1:]
+model = grace_st.load(folder, device="cpu")
+engine, left = model[0].engine, int(batches)
+generate = engine.generate
+def counted(prompts, sampling, **options):
+    global left
+    with open(log, "a") as stream:
+        stream.writelines(f"{prompt.ids}\\n" for prompt in prompts)
+    rollouts = generate(prompts, sampling, **options)
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)  # generated, and not yet kept
+    left -= 1
+    return rollouts
+engine.generate = counted
+from tests import tiny
+model.encode_with_rationales(tiny.TEXTS, store=store)
+"""
+
+
+def test_a_killed_run_loses_at_most_the_batch_in_flight(grace_folder: GraceFolder, path: Path, tmp_path: Path) -> None:
+    log = tmp_path / "generated"
+    folder = str(grace_folder("qwen2"))
+
+    def run(batches: int) -> int:
+        arguments = [sys.executable, "-c", _KILLED, folder, str(path), str(log), str(batches)]
+        return subprocess.run(arguments, timeout=120).returncode
+
+    assert run(2) == -9
+    assert RationaleStore(path).info().entries == 6
+    assert len(log.read_text().splitlines()) == 9
+    assert run(99) == 0
+    generated = log.read_text().splitlines()
+    assert len(generated) == 9 + 4  # ten texts, of which the three in flight were generated again
+    assert len(set(generated)) == len(TEXTS)
+    model = grace_st.load(folder, device="cpu")
+    np.testing.assert_allclose(model.encode(TEXTS, store=path), model.encode(TEXTS), atol=1e-6)
+
+
+def test_two_folders_share_a_revision_only_with_the_same_content(grace_folder: GraceFolder) -> None:
+    one = folder_revision(grace_folder("qwen2"))
+    assert one == folder_revision(grace_folder("qwen2")) and len(one) == 40 and int(one, 16)
+    assert len({one, folder_revision(grace_folder("llama")), folder_revision(grace_folder("qwen2", pooling="last"))}) == 3
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command(tmp_path: Path, path: Path, capsys: pytest.CaptureFixture[str], grace_folder: GraceFolder) -> None:
+    texts = tmp_path / "in.txt"
+    texts.write_text("one text\nanother text\n")
+    folder = str(grace_folder("qwen2"))
+    for output in ("a.npy", "b.npy"):
+        arguments = [str(texts), str(tmp_path / output), "--model", folder, "--store", str(path), "--quiet"]
+        assert main(["encode", *arguments]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+    capsys.readouterr()
+    assert main(["store", "info", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "2 entries" in shown and "24 tokens, greedy" in shown
+    assert main(["store", "info", str(path), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert info["entries"] == 2 and info["spaces"][0]["settings"]["pooling"] == "mean"
+    assert main(["store", "export", str(path), "--model", folder]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 2 and len(lines[0]["embedding"]) == 32 and isinstance(lines[0]["rationale"], str)
+    assert main(["store", "prune", str(path), "--older-than", "1d", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == 0
+    assert main(["store", "prune", str(path), "--space", info["spaces"][0]["digest"][:8]]) == 0
+    assert capsys.readouterr().out.startswith("2 entries removed; 0 left")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["info", "missing.sqlite"], "there is no store"),
+        (["prune", "STORE"], "say what goes"),
+        (["info", "STORE", "--older-than", "1d"], "--older-than has no meaning with `store info`"),
+        (["prune", "STORE", "--older-than", "soon"], "must be a number with a unit"),
+        (["export", "STORE", "--space", "zz"], "no space begins with 'zz'"),
+        (["info", "TEXT"], "is not a store"),
+    ],
+)
+def test_misuse_of_the_command(
+    arguments: list[str], said: str, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    RationaleStore(path).close()
+    text = tmp_path / "in.txt"
+    text.write_text("a text\n")
+    names = {"STORE": str(path), "TEXT": str(text)}
+    assert main(["store", *(names.get(word, word) for word in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
