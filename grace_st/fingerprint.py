@@ -57,9 +57,7 @@ def architecture_fingerprint(model: PreTrainedModel) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    values: dict[str, Any] = {
-        name: value for name, value in model.config.to_dict().items() if name not in _VOLATILE
-    }
+    values: dict[str, Any] = {name: value for name, value in model.config.to_dict().items() if name not in _VOLATILE}
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
@@ -75,7 +73,5 @@ def folder_revision(folder: str | os.PathLike[str]) -> str:
     """
     from grace_st.bulk.encoder import model_files
 
-    files = {
-        name: digest for name, digest in model_files(Path(folder)).items() if not name.endswith(".md")
-    }
+    files = {name: digest for name, digest in model_files(Path(folder)).items() if not name.endswith(".md")}
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode("utf-8")).hexdigest()[:40]

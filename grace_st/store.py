@@ -1,7 +1,7 @@
 """RationaleStore: what was generated once is not generated again.
 
-One SQLite file, which several processes may use at once. An entry is found by what its vector depends on: a *space* holds
-all that a whole call has in common (weights, dtype, engine, sampling, ...), a *key* is the hash of one prompt. Knows
+One SQLite file, which several processes may use at once. An entry is found by what its vector depends on: a *space*
+holds all that a whole call has in common (weights, dtype, engine, sampling, ...), a *key* is the hash of one prompt. Knows
 neither models nor texts.
 """
 
@@ -39,10 +39,9 @@ CREATE TABLE spaces (
     id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, settings TEXT NOT NULL, created REAL NOT NULL
 );
 CREATE TABLE entries (
-    space INTEGER NOT NULL REFERENCES spaces (id), key BLOB NOT NULL, ids BLOB NOT NULL, stop_id INTEGER,
-    vector BLOB NOT NULL, crc INTEGER NOT NULL, created REAL NOT NULL, PRIMARY KEY (space, key)
-) WITHOUT ROWID;
-CREATE INDEX entries_by_age ON entries (created);
+    id INTEGER PRIMARY KEY, space INTEGER NOT NULL REFERENCES spaces (id), key BLOB NOT NULL, ids BLOB NOT NULL,
+    stop_id INTEGER, vector BLOB NOT NULL, crc INTEGER NOT NULL, created REAL NOT NULL, UNIQUE (space, key)
+);
 """
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _READ_ONLY = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
@@ -131,7 +130,7 @@ def space_digest(settings: Mapping[str, Any]) -> str:
 class RationaleStore:
     """Rationales and vectors in a file, by what they depend on.
 
-    The file is made when it is not there. Entries are on the disk when `put` returns, also when the process is killed then.
+    The file is made when it is not there. Entries are in it when `put` returns, also when the process is killed then.
     A damaged file is renamed, with a warning that names the new file, and a new one is begun.
 
     Args:
@@ -146,9 +145,7 @@ class RationaleStore:
         FileNotFoundError: Its folder is not there, or with ``read_only`` the file.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], *, max_bytes: int | None = None, read_only: bool = False
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, max_bytes: int | None = None, read_only: bool = False) -> None:
         if max_bytes is not None and (isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1):
             raise ValueError(f"max_bytes must be an integer >= 1 (the size of the store in bytes), got {max_bytes!r}")
         self.path = Path(path).expanduser().absolute()
@@ -360,8 +357,8 @@ class RationaleStore:
             # A page holds several entries, or an entry several pages: a guess, made again until it is enough.
             count = max(1, min(1000, excess // 4096))
             cursor = connection.execute(
-                "DELETE FROM entries WHERE (space, key) IN (SELECT space, key FROM entries WHERE ? IS NULL OR space != ? "
-                "ORDER BY created LIMIT ?)",
+                "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE ? IS NULL OR space != ? "
+                "ORDER BY id LIMIT ?)",
                 (sparing, sparing, count),
             )
             if cursor.rowcount == 0:
@@ -430,8 +427,8 @@ class RationaleStore:
 
     def _not_writable(self) -> PermissionError:
         return PermissionError(
-            f"the store {self.path} may not be written (the file or its folder is read-only): copy it to a folder where "
-            "it may, or name another one"
+            f"the store {self.path} may not be written (the file or its folder is read-only): copy it to a folder "
+            "where it may, or name another one"
         )
 
     def _open(self) -> None:
@@ -522,15 +519,15 @@ class RationaleStore:
             code = _code(error)
             if code == sqlite3.SQLITE_FULL:
                 raise OSError(
-                    f"no space is left for the store {self.path}: make room, or lower what it keeps with `grace-st store "
-                    "prune`. What it holds is kept"
+                    f"no space is left for the store {self.path}: make room, or lower what it keeps with "
+                    "`grace-st store prune`. What it holds is kept"
                 ) from error
             if code in _READ_ONLY:
                 raise self._not_writable() from error
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise OSError(
-                    f"another process has kept the store {self.path} locked for {_BUSY_SECONDS:.0f} seconds: wait for it, "
-                    "or name another store"
+                    f"another process has kept the store {self.path} locked for {_BUSY_SECONDS:.0f} seconds: wait for "
+                    "it, or name another store"
                 ) from error
             raise OSError(f"the store {self.path} cannot be used: {error}") from error
 

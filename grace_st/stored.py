@@ -1,4 +1,4 @@
-"""Generation with a store: what it holds is read, the rest is generated in batches that are kept as they are finished."""
+"""Generation with a store: what it holds is read, the rest is generated in batches, each kept when it is finished."""
 
 from __future__ import annotations
 

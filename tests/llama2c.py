@@ -1,4 +1,4 @@
-"""stories260K, a real pretrained model of 260 K parameters (Llama architecture, no chat template), as a checkpoint folder."""
+"""stories260K as a checkpoint folder: a real pretrained model of 260 K parameters, Llama without a chat template."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The scores in ``README.md``: small models, with the prompt alone and with rationales, on three real tasks of mteb.
 
-``python evaluation/results/measure.py DATA WORK`` from the root of the repository. DATA holds what `hub_layout` takes, the
-model stories260K (``stories260K/``) and published result files (``mteb_results/``). WORK keeps data, results and rationales:
-after an interruption the same command goes on. Writes ``scores.json`` and ``scores.md`` beside this file.
+``python evaluation/results/measure.py DATA WORK`` from the root of the repository. DATA holds what `hub_layout` takes,
+the model stories260K (``stories260K/``) and published result files (``mteb_results/``). WORK keeps data, results and
+rationales: after an interruption the same command goes on. Writes ``scores.json`` and ``scores.md`` beside this file.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 
-import grace_st  # noqa: E402
 import hub_layout  # noqa: E402
+
+import grace_st  # noqa: E402
 from grace_st.cli import main  # noqa: E402
 from tests.llama2c import save_stories260k  # noqa: E402
 
@@ -94,7 +95,10 @@ def write(rows: Sequence[dict[str, Any]], data: Path) -> None:
     (HERE / "scores.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     names = list(dict.fromkeys(row["task"] for row in rows))
     metrics = {row["task"]: row["metric"] for row in rows}
-    lines = ["| model | | " + " | ".join(f"{name}, {metrics[name]}" for name in names) + " |", "|---|---|" + "---|" * len(names)]
+    lines = [
+        "| model | | " + " | ".join(f"{name}, {metrics[name]}" for name in names) + " |",
+        "|---|---|" + "---|" * len(names),
+    ]
     for model, how in dict.fromkeys((row["model"], row["how"]) for row in [*rows, *others]):
         found = {row["task"]: row["value"] for row in [*rows, *others] if (row["model"], row["how"]) == (model, how)}
         cells = [f"{100 * found[name]:.2f}" if name in found else "" for name in names]

@@ -75,7 +75,9 @@ def _info(arguments: argparse.Namespace) -> int:
     console = open_console()
     console.print(f"{info.path}: {info.entries} entries, {shown_size(info.bytes)}", soft_wrap=True, markup=False)
     for space in info.spaces:
-        console.print(f"  {space.digest[:12]}  {space.entries:>8} entries  {_described(space)}", soft_wrap=True, markup=False)
+        console.print(
+            f"  {space.digest[:12]}  {space.entries:>8} entries  {_described(space)}", soft_wrap=True, markup=False
+        )
     return 0
 
 

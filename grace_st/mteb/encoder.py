@@ -33,8 +33,8 @@ _PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 class GraceEncoder(AbsEncoder):
     """Encodes the texts of mteb's tasks.
 
-    All texts of a call go to the engine together, longest first, so that its slots stay full: mteb's batches are only how
-    the texts arrive. A corpus entry is its title and its text, as mteb joins them.
+    All texts of a call go to the engine together, longest first, so that its slots stay full: mteb's batches are only
+    how the texts arrive. A corpus entry is its title and its text, as mteb joins them.
 
     Args:
         model: The model.

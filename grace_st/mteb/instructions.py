@@ -11,7 +11,7 @@ from mteb.models.abs_encoder import get_prompt
 from mteb.types import PromptType
 
 Instructions = Literal["model", "task", "none"]
-"""``"model"``: the prompts of the model folder (none, unless someone put them there), as sentence-transformers uses them.
+"""``"model"``: the prompts of the model folder (none, unless someone put them there), as sentence-transformers does.
 ``"task"``: what mteb says about the task, before queries and before the texts of tasks without documents.
 ``"none"``: none, whatever the folder says."""
 

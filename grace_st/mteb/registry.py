@@ -52,8 +52,8 @@ def load_encoder(
     found = folder_revision(folder)
     if revision is not None and found != revision:
         raise ValueError(
-            f"the model in {folder} has changed since {name} was registered ({revision[:12]}, now {found[:12]}): register "
-            "it again, so that its scores are not taken for those of the earlier one"
+            f"the model in {folder} has changed since {name} was registered ({revision[:12]}, now {found[:12]}): "
+            "register it again, so that its scores are not taken for those of the earlier one"
         )
     model = load(
         folder,

@@ -1,4 +1,4 @@
-"""The encoder of mteb: real tasks, instructions that reach the right texts, and scores that no two checkpoints share."""
+"""The encoder of mteb: all kinds of tasks, instructions for the right texts, scores that no two checkpoints share."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ def test_batch_size_is_the_most_texts_decoded_at_once(encoder: GraceEncoder, mon
     engine = encoder.model[0].engine
     slots: list[int] = []
     slots_for = type(engine).slots_for
-    monkeypatch.setattr(type(engine), "slots_for", lambda self, tokens: slots.append(slots_for(self, tokens)) or slots[-1])
+    monkeypatch.setattr(
+        type(engine), "slots_for", lambda self, tokens: slots.append(slots_for(self, tokens)) or slots[-1]
+    )
     free = encode(encoder, TEXTS)
     capped = encode(encoder, TEXTS, batch_size=2)
     assert slots[-1] == 2 < slots[0]

@@ -31,7 +31,9 @@ def test_stsbenchmark_with_the_prompt_alone(
     assert 0.1 < task["value"] < 0.9
     assert len(value["published"]) == 5
     random = value["published"]["mteb/baseline-random-encoder"]["tasks"]["STSBenchmark"]
-    assert random < task["value"] < value["published"]["sentence-transformers/all-MiniLM-L6-v2"]["tasks"]["STSBenchmark"]
+    assert (
+        random < task["value"] < value["published"]["sentence-transformers/all-MiniLM-L6-v2"]["tasks"]["STSBenchmark"]
+    )
 
 
 @pytest.mark.slow

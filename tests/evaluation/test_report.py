@@ -72,7 +72,9 @@ def report(**changes: Any) -> Report:
         "wanted": ["STS12", "STS13", "SciFact"],
         "scores": {"STS12": score("STS12", "STS", 0.5), "SciFact": score("SciFact", "Retr.", 0.25)},
         "failed": {"STS13": "ValueError: no"},
-        "published": {"other/model": {"STS12": score("STS12", "STS", 0.6, "older"), "STS13": score("STS13", "STS", 0.7)}},
+        "published": {
+            "other/model": {"STS12": score("STS12", "STS", 0.6, "older"), "STS13": score("STS13", "STS", 0.7)}
+        },
         "paper": rows_for("eng-v1"),
         "data_root": "/data",
         **changes,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ pytest.importorskip("mteb", reason='mteb is not installed: pip install "grace-st
 
 import mteb
 
+import grace_st.module
 from grace_eval.mteb.benchmarks import GRACE16, select_benchmark, select_tasks
 from grace_eval.mteb.data import MissingDataError, check_offline
 from grace_eval.mteb.live import LiveTable
 from grace_eval.mteb.run import RunState, TaskState, expected_texts
 from grace_st.cli import main
+from grace_st.engines.torch_engine import TorchEngine
+from tests.children import in_child
 from tests.conftest import GraceFolder
 from tests.evaluation.conftest import write_small_data
 
@@ -136,9 +139,7 @@ def test_a_run_its_report_and_the_next_run(
     assert run_json(capsys, "--tasks", "STSBenchmark", *arguments, "--max-new-tokens", 3)["model"]["experiment"] == {}
 
 
-def test_changed_local_data_are_read_anew(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_changed_local_data_are_read_anew(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_small_data(tmp_path / "data")
     arguments = ("--tasks", "STSBenchmark", "--model", folder, "--results", tmp_path / "r", "--data-root", data)
     first = run_json(capsys, *arguments)["average"]
@@ -188,46 +189,45 @@ def test_a_task_that_fails(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "STSBenchmark failed" in report.read_text() and "| Banking77Classification | Class. |" in report.read_text()
 
 
-_KILLED = """
-import os, signal, sys
-import grace_st.module
-from grace_st.cli import main
-from grace_st.engines.torch_engine import TorchEngine
-grace_st.module.CPU_BATCH = 4
-log, batches, *arguments = sys.argv[1:]
-left = int(batches)
-generate = TorchEngine.generate
-def counted(self, prompts, sampling, **options):
-    global left
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    left -= 1
-    with open(log, "a") as stream:
-        stream.writelines(f"{prompt.ids}\\n" for prompt in prompts)
-    return generate(self, prompts, sampling, **options)
-TorchEngine.generate = counted
-sys.exit(main(["eval", "mteb", *arguments]))
-"""
-
-
 def test_a_killed_run_goes_on_and_generates_nothing_twice(
-    folder: Path, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = tmp_path / "generated"
-    tasks = ("STSBenchmark", "XQuADRetrieval:en")
-    common = ("--tasks", *tasks, "--model", folder, "--data-root", small_data)
+    common = ("--tasks", "STSBenchmark", "XQuADRetrieval:en", "--model", folder, "--data-root", small_data)
+    whole = run_json(capsys, *common, "--results", tmp_path / "whole", "--no-store")
+    generate = TorchEngine.generate
+    left = 0
 
-    def killed(batches: int) -> int:
-        arguments = [log, batches, *common, "--results", tmp_path / "killed", "--quiet"]
-        return subprocess.run([sys.executable, "-c", _KILLED, *map(str, arguments)], timeout=300).returncode
+    def counted(self: TorchEngine, prompts: Any, *args: Any, **options: Any) -> Any:
+        nonlocal left
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+        with log.open("a") as stream:
+            stream.writelines(f"{prompt.ids}\n" for prompt in prompts)
+        return generate(self, prompts, *args, **options)
 
-    assert killed(4) == -9  # in the second task
-    assert [path.name for path in tmp_path.glob("killed/results/*/*/STS*.json")] == ["STSBenchmark.json"]
-    assert killed(99) == 0
+    monkeypatch.setattr(grace_st.module, "CPU_BATCH", 4)
+    monkeypatch.setattr(TorchEngine, "generate", counted)
+
+    def killed_after(batches: int) -> int:
+        nonlocal left
+        left = batches
+
+        def work() -> None:
+            assert run(*common, "--results", tmp_path / "killed", "--quiet") == 0
+
+        return in_child(work)
+
+    assert killed_after(4) == -signal.SIGKILL  # in the second task
+    assert [path.name for path in tmp_path.glob("killed/results/*/*/*.json") if "meta" not in path.name] == [
+        "STSBenchmark.json"
+    ]
+    assert killed_after(99) == 0
     generated = log.read_text().splitlines()
     assert len(generated) == len(set(generated)) == 5 + 12 + 6
-    whole = run_json(capsys, *common, "--results", tmp_path / "whole", "--no-store")
     resumed = run_json(capsys, *common, "--results", tmp_path / "killed")
+    assert log.read_text().splitlines() == generated
     for one, two in zip(whole["tasks"], resumed["tasks"], strict=True):
         assert one["value"] == pytest.approx(two["value"], abs=1e-6)
 
@@ -235,8 +235,6 @@ def test_a_killed_run_goes_on_and_generates_nothing_twice(
 def test_an_interruption_says_what_is_kept(
     folder: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from grace_st.engines.torch_engine import TorchEngine
-
     def interrupted(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 

@@ -109,7 +109,10 @@ def _score(value: float) -> Callable[[dict[str, Any]], None]:
 
 BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no metadata": (lambda folder: (folder / "model_meta.json").unlink(), "is missing"),
-    "metadata of another": (_edit("model_meta.json", lambda v: v.update(name="org/other")), "is of the model org/other"),
+    "metadata of another": (
+        _edit("model_meta.json", lambda v: v.update(name="org/other")),
+        "is of the model org/other",
+    ),
     "another revision": (_edit("model_meta.json", lambda v: v.update(revision="1")), "is of the revision 1"),
     "half a file": (lambda folder: (folder / "STSBenchmark.json").write_text("{"), "not valid JSON"),
     "a stray file": (lambda folder: (folder / "notes.txt").write_text("x"), "is neither a result"),
@@ -122,7 +125,10 @@ BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "other data": (_edit("STSBenchmark.json", lambda v: v.update(dataset_revision="1")), "run it again"),
     "no number": (_edit("STSBenchmark.json", _score(float("nan"))), "no numbers"),
-    "no split": (_edit("STSBenchmark.json", lambda v: v.update(scores={"dev": v["scores"]["test"]})), "lacks the split"),
+    "no split": (
+        _edit("STSBenchmark.json", lambda v: v.update(scores={"dev": v["scores"]["test"]})),
+        "lacks the split",
+    ),
 }
 
 
@@ -179,7 +185,16 @@ def test_a_checkpoint_that_changed_since_is_refused(
 def test_experiments_are_no_submission(
     model: Path, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--model", str(model), "--name", "org/model", "--results", str(tmp_path), "--data-root", str(small_data)]
+    arguments = [
+        "--model",
+        str(model),
+        "--name",
+        "org/model",
+        "--results",
+        str(tmp_path),
+        "--data-root",
+        str(small_data),
+    ]
     assert main(["eval", "mteb", "--tasks", "STSBenchmark", *arguments, "--max-new-tokens", "0", "--quiet"]) == 0
     assert submit("--results", tmp_path) == 2
     assert "other settings than the model's own" in capsys.readouterr().err

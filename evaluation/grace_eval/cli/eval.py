@@ -1,4 +1,4 @@
-"""``grace-st eval``: MTEB runs and leaderboard submission. Arguments and results; the work is in ``grace_eval.mteb``."""
+"""``grace-st eval``: MTEB runs and submission. Arguments and results; the work is in ``grace_eval.mteb``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def _configure_mteb(parser: argparse.ArgumentParser) -> None:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--benchmark", metavar="NAME", help="eng-v1 (the 56 tasks), eng-v2, grace16 (the paper's 16), or mteb's own name"
+        "--benchmark",
+        metavar="NAME",
+        help="eng-v1 (the 56 tasks), eng-v2, grace16 (the paper's 16), or mteb's own name",
     )
     what.add_argument("--tasks", metavar="TASK", nargs="+", help="names of tasks; TASK:SUBSET is one subset of it")
     parser.add_argument(
@@ -263,7 +265,9 @@ def _report(
         failed={task.task.metadata.name: task.error for task in state.tasks if task.error is not None},
         published=published,
         paper=rows_for(selection.name),
-        versions={name: version(name) for name in ("grace-st", "mteb", "sentence-transformers", "transformers", "torch")},
+        versions={
+            name: version(name) for name in ("grace-st", "mteb", "sentence-transformers", "transformers", "torch")
+        },
         data_root=arguments.data_root,
     )
 
@@ -331,8 +335,8 @@ def _run_submit(arguments: argparse.Namespace) -> int:
 COMMAND = Command(
     summary="evaluate a model on MTEB, and prepare a submission",
     description=(
-        "`mteb` runs tasks and goes on where an earlier run was stopped: finished tasks are kept in the results folder, "
-        "and texts in a store beside it. `submit` checks results and writes what the leaderboard asks for; nothing is "
+        "`mteb` runs tasks and goes on where an earlier run was stopped: finished tasks are kept in the results "
+        "folder, and texts in a store beside it. `submit` checks results and writes what the leaderboard asks for; nothing is "
         "sent."
     ),
     examples=(

@@ -122,7 +122,8 @@ def _check_result(path: Path, values: dict[str, Any]) -> Iterator[Problem]:
     if values.get("dataset_revision") != task.metadata.revision:
         yield Problem(
             path=path,
-            message=f"is of the data {values.get('dataset_revision')}, and mteb has {task.metadata.revision}: run it again",
+            message=f"is of the data {values.get('dataset_revision')}, and mteb has {task.metadata.revision}: run it "
+            "again",
         )
     entries = [entry for split in values["scores"].values() for entry in split]
     scores = [entry.get("main_score") for entry in entries]

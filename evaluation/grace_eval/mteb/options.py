@@ -70,7 +70,7 @@ class ModelOptions:
         """
         own = grace_st.GraceConfig.from_file(self.folder / "grace_config.json").to_dict()
         experiment: dict[str, Any] = {name: value for name, value in self.config.items() if own[name] != value}
-        experiment |= {name: value for name, value in sorted(self.sampling.items())}
+        experiment |= dict(sorted(self.sampling.items()))
         if self.instructions != "model":
             experiment["instructions"] = self.instructions
         if self.dtype is not None:

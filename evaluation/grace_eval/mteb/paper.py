@@ -1,7 +1,7 @@
 """The paper's figures (arXiv 2510.04506, Tables 1, 2 and 4), as printed.
 
-The printed averages do not follow from the printed columns: GRACE on Qwen2.5-3B has 54.74, and the mean over 56 tasks that
-its columns give is 58.70. They are quoted, never computed, and ours is the mean over tasks.
+The printed averages do not follow from the printed columns: GRACE on Qwen2.5-3B has 54.74, and the mean over 56 tasks
+that its columns give is 58.70. They are quoted, never computed, and ours is the mean over tasks.
 """
 
 from __future__ import annotations

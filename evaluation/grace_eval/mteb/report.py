@@ -127,12 +127,18 @@ def _categories(report: Report) -> str:
     mine = by_category(report.scores.values())
     if not mine:
         return ""
-    columns = [name for name in COLUMNS if name in mine or report.paper] + [name for name in mine if name not in COLUMNS]
+    columns = [name for name in COLUMNS if name in mine or report.paper] + [
+        name for name in mine if name not in COLUMNS
+    ]
     counts = {name: sum(score.category == name for score in report.scores.values()) for name in columns}
     header = ["", *(f"{name} ({counts[name]})" for name in columns), "Task mean"]
-    rows = [[f"**{report.model['name']}**", *(_percent(mine.get(name)) for name in columns), _percent(
-        task_mean(report.scores.values())
-    )]]
+    rows = [
+        [
+            f"**{report.model['name']}**",
+            *(_percent(mine.get(name)) for name in columns),
+            _percent(task_mean(report.scores.values())),
+        ]
+    ]
     for row in report.paper:
         figures = [f"{row.columns[name]:.2f}" if name in row.columns else "" for name in columns]
         rows.append([f"{row.model}, {row.method} (paper, Table {row.table})", *figures, f"{row.average:.2f}"])
@@ -166,7 +172,8 @@ def _tasks(report: Report) -> str:
             if names:
                 mine = task_mean(report.scores[name] for name in names)
                 lines.append(
-                    f"- {model}: {_percent(common[model])}, this model {_percent(mine)} (mean of {len(names)} common tasks)"
+                    f"- {model}: {_percent(common[model])}, this model {_percent(mine)} "
+                    f"(mean of {len(names)} common tasks)"
                 )
         text += "\n\n" + "\n".join(lines) if lines else ""
     return text
@@ -176,8 +183,8 @@ def _notes(report: Report) -> str:
     notes = []
     if report.data_root is not None:
         notes.append(
-            f"The data were read from local copies in `{report.data_root}`; that they are those of the revisions that mteb "
-            "names was not checked."
+            f"The data were read from local copies in `{report.data_root}`; that they are those of the revisions that "
+            "mteb names was not checked."
         )
     differing = sorted(
         {

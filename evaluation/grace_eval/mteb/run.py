@@ -18,7 +18,6 @@ from mteb.abstasks import AbsTask
 from mteb.cache import ResultCache
 from mteb.models import ModelMeta
 
-from grace_eval.mteb.benchmarks import category
 from grace_eval.mteb.data import parts
 from grace_eval.mteb.scores import ScoresError, TaskScore, read_result, score_of
 from grace_st.engines.base import NonFiniteVectorError

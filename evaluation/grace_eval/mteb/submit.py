@@ -1,7 +1,7 @@
 """Submission: checked results, mteb's mock run and the source of the metadata, in a folder as upstream takes them.
 
-Nothing is sent. The leaderboard shows a model when two pull requests are merged: one to embeddings-benchmark/mteb with the
-model's metadata and the report of a mock run, one to embeddings-benchmark/results with the results.
+Nothing is sent. The leaderboard shows a model when two pull requests are merged: one to embeddings-benchmark/mteb with
+the model's metadata and the report of a mock run, one to embeddings-benchmark/results with the results.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def choose(root: Path, *, name: str | None = None, model: Path | None = None) ->
     results = root / "results"
     models = sorted(path for path in results.iterdir() if path.is_dir()) if results.is_dir() else []
     if not models:
-        raise FileNotFoundError(f"{root} holds no results (results/ORG__MODEL/REVISION): run `grace-st eval mteb` first")
+        raise FileNotFoundError(
+            f"{root} holds no results (results/ORG__MODEL/REVISION): run `grace-st eval mteb` first"
+        )
     names = [path.name.replace("__", "/", 1) for path in models]
     if name is not None and name not in names:
         raise FileNotFoundError(f"{root} holds no results of {name}, but of {', '.join(names)}")
@@ -104,8 +106,8 @@ def choose(root: Path, *, name: str | None = None, model: Path | None = None) ->
     revision = folder_revision(model)
     if revision not in revisions:
         raise SubmissionError(
-            f"the results of {name} are of {', '.join(other[:12] for other in revisions) or 'nothing'}, and the model in "
-            f"{model} is {revision[:12]}: it has changed since, or is another model. Evaluate it as it is now"
+            f"the results of {name} are of {', '.join(other[:12] for other in revisions) or 'nothing'}, and the model "
+            f"in {model} is {revision[:12]}: it has changed since, or is another model. Evaluate it as it is now"
         )
     missing: tuple[str, ...] = ()
     benchmark = None
@@ -169,7 +171,11 @@ def prepare(
         raise SubmissionError(f"{problems[0]}{more}")
     revision = hub_revision or chosen.revision
     meta = model_meta(
-        chosen.model, chosen.name, loader=load_encoder, reference=f"https://huggingface.co/{chosen.name}", **(fields or {})
+        chosen.model,
+        chosen.name,
+        loader=load_encoder,
+        reference=f"https://huggingface.co/{chosen.name}",
+        **(fields or {}),
     )
     mock = run_mock(chosen, meta, device)
     temporary = output.with_name(f".{output.name}.partial")
@@ -190,7 +196,7 @@ def prepare(
 
 
 def run_mock(chosen: Chosen, meta: ModelMeta, device: str | None) -> MockRunResults:
-    """mteb's own check of a model, on data that it makes up.
+    """Mteb's own check of a model, on data that it makes up.
 
     Raises:
         SubmissionError: A task fails.
@@ -246,7 +252,7 @@ def model_source(meta: ModelMeta) -> str:
         lines.append(f"    {field}={values.get(field, _code(value))},")
     body = "\n".join(lines)
     return (
-        f'"""Models that write a rationale before they embed. They need the package grace-st: pip install grace-st."""\n\n'
+        '"""Models that write a rationale before they embed. They need the package grace-st: pip install grace-st."""\n\n'
         "from mteb.models.model_meta import ModelMeta, ScoringFunction\n"
         "from mteb.models.sentence_transformer_wrapper import sentence_transformers_loader\n\n"
         f"{variable} = ModelMeta(\n{body}\n)\n"
@@ -272,27 +278,28 @@ def steps_for(chosen: Chosen, *, hub_revision: str | None, meta: ModelMeta) -> s
     steps = []
     if hub_revision is None:
         steps.append(
-            f"Publish the model folder as `{chosen.name}` on the hub (`hf upload {chosen.name} {chosen.model}`), and run "
-            "this again with `--hub-revision COMMIT`: the leaderboard knows a model by its commit there, and the revision "
-            f"in this folder, `{chosen.revision}`, is a hash of the model's files."
+            f"Publish the model folder as `{chosen.name}` on the hub (`hf upload {chosen.name} {chosen.model}`), and "
+            "run this again with `--hub-revision COMMIT`: the leaderboard knows a model by its commit there, and the "
+            f"revision in this folder, `{chosen.revision}`, is a hash of the model's files."
         )
     if unknown:
         steps.append(
-            f"Fill in {', '.join(unknown)} in `{module_name(chosen.name)}.py` (or give them to this command), in particular "
-            "every training set that is a data set of mteb."
+            f"Fill in {', '.join(unknown)} in `{module_name(chosen.name)}.py` (or give them to this command), in "
+            "particular every training set that is a data set of mteb."
         )
     if chosen.missing:
-        some = ", ".join(chosen.missing[:5])
+        some = ", ".join(chosen.missing[:5]) + (", ..." if len(chosen.missing) > 5 else "")
         steps.append(
-            f"{len(chosen.missing)} tasks of {chosen.benchmark} have no results ({some}{', ...' if len(chosen.missing) > 5 else ''}): the "
+            f"{len(chosen.missing)} tasks of {chosen.benchmark} have no results ({some}): the "
             "leaderboard shows an average only for complete benchmarks."
         )
     steps += [
-        f"Open a pull request to https://github.com/embeddings-benchmark/mteb that adds `{module_name(chosen.name)}.py` to "
-        f"`mteb/models/model_implementations/`, with the content of `{MOCK_NAME}`.",
+        f"Open a pull request to https://github.com/embeddings-benchmark/mteb that adds `{module_name(chosen.name)}.py` "
+        f"to `mteb/models/model_implementations/`, with the content of `{MOCK_NAME}`.",
         f"Open a pull request to https://github.com/embeddings-benchmark/results that adds `results/{folder}/` of this "
         "folder to its `results/`.",
     ]
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     numbered = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
-    return f"# Submission of {chosen.name}, {today}\n\nChecked: names, layout, sizes, revisions, scores. What remains:\n\n{numbered}\n"
+    checked = "Checked: names, layout, sizes, revisions, scores. What remains:"
+    return f"# Submission of {chosen.name}, {today}\n\n{checked}\n\n{numbered}\n"
