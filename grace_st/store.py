@@ -1,8 +1,8 @@
 """RationaleStore: what was generated once is not generated again.
 
 One SQLite file, which several processes may use at once. An entry is found by what its vector depends on: a *space*
-holds all that a whole call has in common (weights, dtype, engine, sampling, ...), a *key* is the hash of one prompt. Knows
-neither models nor texts.
+holds all that a whole call has in common (weights, dtype, engine, sampling, ...), a *key* is the hash of one prompt.
+Knows neither models nor texts.
 """
 
 from __future__ import annotations

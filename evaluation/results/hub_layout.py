@@ -7,7 +7,8 @@
 - ``SOURCE/xquad_en/xquad.en.json``: google-deepmind/xquad
 
 and writes ``mteb/banking77``, ``mteb/stsbenchmark-sts`` and ``mteb/XQuADRetrieval`` (English). Their texts and labels
-are those that mteb's tasks read; that they are those of the revisions that mteb names cannot be checked without the hub.
+are those that mteb's tasks read; that they are those of the revisions that mteb names cannot be checked without the
+hub.
 """
 
 from __future__ import annotations

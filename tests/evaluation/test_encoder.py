@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,9 @@ def test_the_prompts_of_the_folder_are_used_as_sentence_transformers_does() -> N
     assert prompt_for("model", metadata, PromptType.query, {"query": "q: ", "SciFact-query": "s: "}) == "s: "
 
 
-def test_instructions_change_queries_and_not_documents(folder: Path, encoder: GraceEncoder) -> None:
+def test_instructions_change_queries_and_not_documents(grace_folder: GraceFolder) -> None:
+    folder = grace_folder("qwen2", max_new_tokens=3, max_seq_length=480)  # room for instruction and text
+    encoder = load_encoder("test/plain", device="cpu", folder=folder)
     told = load_encoder("test/told", device="cpu", folder=folder, instructions="task")
     metadata = mteb.get_task("SciDocsRR").metadata
     for side, is_same in ((PromptType.query, False), (PromptType.document, True)):
@@ -233,12 +236,12 @@ def test_bad_folders_and_fields(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModelMeta]:
-    known = dict(MODEL_REGISTRY)
-    for module in list(sys.modules.values()):
-        if getattr(module, "MODEL_REGISTRY", None) is MODEL_REGISTRY:
-            monkeypatch.setattr(module, "MODEL_REGISTRY", known)
-    return known
+def registry() -> Iterator[dict[str, ModelMeta]]:
+    """mteb's registry, which is afterwards as it was."""
+    before = dict(MODEL_REGISTRY)
+    yield MODEL_REGISTRY
+    MODEL_REGISTRY.clear()
+    MODEL_REGISTRY.update(before)
 
 
 def test_a_registered_folder_is_a_model_of_mteb(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +123,11 @@ def _run(arguments: argparse.Namespace) -> int:
             raise
         raise CommandError(str(error)) from error
     quiet_libraries()
-    return _run_mteb(arguments) if arguments.action == "mteb" else _run_submit(arguments)
+    # That a task of the paper's benchmark has a newer version is no news, and would come with each of them.
+    logging.getLogger("mteb").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"mteb\.")
+        return _run_mteb(arguments) if arguments.action == "mteb" else _run_submit(arguments)
 
 
 # ---------------------------------------------------------------- mteb
@@ -336,8 +342,8 @@ COMMAND = Command(
     summary="evaluate a model on MTEB, and prepare a submission",
     description=(
         "`mteb` runs tasks and goes on where an earlier run was stopped: finished tasks are kept in the results "
-        "folder, and texts in a store beside it. `submit` checks results and writes what the leaderboard asks for; nothing is "
-        "sent."
+        "folder, and texts in a store beside it. `submit` checks results and writes what the leaderboard asks for; "
+        "nothing is sent."
     ),
     examples=(
         "grace-st eval mteb --model models/mine --benchmark eng-v1",

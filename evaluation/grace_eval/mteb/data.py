@@ -96,16 +96,20 @@ def _folder(root: Path, task: AbsTask) -> Path:
 
 
 def _localised(task: AbsTask, root: Path) -> AbsTask:
-    # A copy: the benchmark's own object stays as it is. Data that were loaded from elsewhere do not come along.
-    local = copy.copy(task)
-    local.dataset = None
-    local.data_loaded = False
     update: dict[str, Any]
     if isinstance(task, AbsTaskAggregate):
         update = {"tasks": [_localised(part, root) for part in task.metadata.tasks]}
     else:
         update = {"dataset": {**task.metadata.dataset, "path": str(_folder(root, task).resolve())}}
-    local.metadata = task.metadata.model_copy(update=update)  # type: ignore[misc]
+    # A copy: the benchmark's own object stays as it is. Data that were loaded from elsewhere do not come along.
+    local = copy.copy(task)
+    local.dataset = None
+    local.data_loaded = False
+    local.__dict__.pop("metadata", None)
+    # Of a class of its own: `unload_data` takes metadata that belong to the object alone away.
+    cls = type(task)
+    metadata = task.metadata.model_copy(update=update)
+    local.__class__ = type(cls.__name__, (cls,), {"metadata": metadata, "__module__": cls.__module__})
     return local
 
 

@@ -235,7 +235,8 @@ def _run_task(
         if not keep_going:
             error.add_note(f"(in the task {state.task.metadata.name})")
             raise
-        logger.warning("%s has failed: %s", state.task.metadata.name, state.error, exc_info=True)
+        logger.warning("%s has failed: %s", state.task.metadata.name, state.error)
+        logger.debug("the traceback", exc_info=True)
     finally:
         state.seconds = time.monotonic() - started
         if state.status == "running":

@@ -252,7 +252,7 @@ def model_source(meta: ModelMeta) -> str:
         lines.append(f"    {field}={values.get(field, _code(value))},")
     body = "\n".join(lines)
     return (
-        '"""Models that write a rationale before they embed. They need the package grace-st: pip install grace-st."""\n\n'
+        '"""Models that write a rationale before they embed. They need the package grace-st (pip)."""\n\n'
         "from mteb.models.model_meta import ModelMeta, ScoringFunction\n"
         "from mteb.models.sentence_transformer_wrapper import sentence_transformers_loader\n\n"
         f"{variable} = ModelMeta(\n{body}\n)\n"
@@ -294,8 +294,8 @@ def steps_for(chosen: Chosen, *, hub_revision: str | None, meta: ModelMeta) -> s
             "leaderboard shows an average only for complete benchmarks."
         )
     steps += [
-        f"Open a pull request to https://github.com/embeddings-benchmark/mteb that adds `{module_name(chosen.name)}.py` "
-        f"to `mteb/models/model_implementations/`, with the content of `{MOCK_NAME}`.",
+        "Open a pull request to https://github.com/embeddings-benchmark/mteb that adds "
+        f"`{module_name(chosen.name)}.py` to `mteb/models/model_implementations/`, with the content of `{MOCK_NAME}`.",
         f"Open a pull request to https://github.com/embeddings-benchmark/results that adds `results/{folder}/` of this "
         "folder to its `results/`.",
     ]
