@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -317,8 +318,12 @@ def test_the_stock_class_works_with_evaluate(folder: Path, encoder: GraceEncoder
 
 
 def test_importing_grace_st_does_not_import_mteb() -> None:
-    code = "import sys, grace_st, grace_eval; grace_st.load; assert 'mteb' not in sys.modules"
+    code = "import sys, grace_st, grace_eval.cli.eval, grace_st.cli; assert not {'mteb', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    package = Path(grace_st.__file__).parent
+    for path in package.rglob("*.py"):
+        if path.parent != package / "mteb":
+            assert not re.search(r"^\s*(import|from) (grace_st\.)?mteb", path.read_text(), flags=re.MULTILINE), path
 
 
 def test_without_mteb_the_extra_is_named(tmp_path: Path) -> None:

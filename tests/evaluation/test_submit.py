@@ -82,6 +82,7 @@ def test_a_submission(results: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert made.loader_kwargs == {"trust_remote_code": True} and made.loader is not None
 
 
+@pytest.mark.slow  # mteb's mock tasks once more
 def test_without_a_commit_of_the_hub_it_is_the_first_step(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
