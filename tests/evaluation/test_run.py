@@ -98,8 +98,8 @@ def test_missing_data_are_named_with_what_fetches_them(
     arguments = ("--model", folder, "--results", tmp_path, "--data-root", small_data)
     assert run("--tasks", "STSBenchmark", "CQADupstackRetrieval", *arguments) == 2
     error = capsys.readouterr().err
-    assert "the data of 12 tasks are not in" in error and "CQADupstackAndroidRetrieval needs mteb/cqadupstack" in error
-    assert f"--local-dir {small_data}/mteb/cqadupstack" in error
+    assert "the data of 12 tasks are not in" in error and "CQADupstackAndroidRetrieval needs mteb/CQADupstack" in error
+    assert f"--local-dir {small_data}/mteb/CQADupstack" in error
     with pytest.raises(MissingDataError, match=r"STS12 needs mteb/sts12-sts.*--data-root DIR"):
         check_offline([mteb.get_task("STS12")])
 
@@ -191,6 +191,7 @@ def test_a_task_that_fails(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
 # A process of its own: the thread pools of the libraries that read data do not survive a fork.
 _KILLED = """
 import os, signal, sys
+import grace_st.module
 from grace_st.cli import main
 from grace_st.engines.torch_engine import TorchEngine
 grace_st.module.CPU_BATCH = 4

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mteb
+import mteb.tasks
 from mteb.abstasks import AbsTask
+from mteb.abstasks.task_metadata import TaskMetadata
 
 BENCHMARKS = {"eng-v1": "MTEB(eng, v1)", "eng-v2": "MTEB(eng, v2)"}
 """Short names of mteb's benchmarks. ``eng-v1`` are the 56 tasks of the paper's Tables 1 and 2."""
@@ -112,7 +114,10 @@ def _task(name: str, subset: str) -> AbsTask:
     try:
         task = mteb.get_task(name)
     except KeyError:
-        every = sorted(task.metadata.name for task in mteb.get_tasks(exclude_superseded=False))
+        classes = [value for value in vars(mteb.tasks).values() if isinstance(value, type)]
+        every = sorted(
+            cls.metadata.name for cls in classes if issubclass(cls, AbsTask) and isinstance(cls.metadata, TaskMetadata)
+        )
         raise UnknownTaskError(f"there is no task {name!r}; {_nearest(name, every, 'mteb has ')}") from None
     if not subset:
         return task
