@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from mteb.models import ModelMeta
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 Finished = Callable[[int], None]
 
-_PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+
+_PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 class GraceEncoder(AbsEncoder):
@@ -47,6 +49,7 @@ class GraceEncoder(AbsEncoder):
     """
 
     model: GraceModel
+    mteb_model_meta: ModelMeta
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class GraceEncoder(AbsEncoder):
         self.finished = finished
         grace_module(model).sampling(**self.sampling)  # refuses what is wrong before the first task
 
-    def encode(  # type: ignore[override]
+    def encode(
         self,
         inputs: DataLoader[BatchedInput],
         *,
@@ -77,7 +80,7 @@ class GraceEncoder(AbsEncoder):
         prompt_type: PromptType | None = None,
         batch_size: int | None = None,
         show_progress_bar: bool = False,
-        precision: str | None = None,
+        precision: Precision | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
         """Encode the texts of a task.
@@ -122,7 +125,7 @@ class GraceEncoder(AbsEncoder):
                 **self.sampling,
             )
         vectors = np.stack([encoding.embedding for encoding in encodings]).astype(np.float32, copy=False)
-        if precision in (None, "float32"):
+        if precision is None or precision == "float32":
             return vectors
         return np.asarray(quantize_embeddings(vectors, precision=precision))
 

@@ -47,12 +47,10 @@ def task_instruction(metadata: TaskMetadata, prompt_type: PromptType | None) -> 
     if prompt_type == PromptType.document:
         return None
     said = metadata.prompt
-    if isinstance(said, Mapping):
+    if isinstance(said, dict):
         # Without a side these may be documents, so a query's instruction would be wrong for some of them.
-        said = said.get(PromptType.query.value) if prompt_type == PromptType.query else None
-    elif not said:
-        said = get_abstask_prompt(metadata.name)
-    return said or None
+        return said.get("query") or None if prompt_type == PromptType.query else None
+    return said or get_abstask_prompt(metadata.name) or None
 
 
 def prompt_for(

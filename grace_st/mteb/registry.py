@@ -102,10 +102,11 @@ def register(
         fields["experiment_kwargs"] = {**(fields.get("experiment_kwargs") or {}), "instructions": instructions}
     fields.setdefault("use_instructions", instructions == "task")
     meta = model_meta(folder, name, loader=load_encoder, **fields)
-    assert meta.name is not None
-    there = MODEL_REGISTRY.get(meta.name)
-    if there is not None and there.loader is not load_encoder:
-        raise ValueError(f"mteb has a model {meta.name} of its own: choose another name")
+    registered = str(meta.name)
+    there = MODEL_REGISTRY.get(registered)
+    loader: object = None if there is None else there.loader
+    if there is not None and loader is not load_encoder:
+        raise ValueError(f"mteb has a model {registered} of its own: choose another name")
     meta = meta.model_copy(update={"loader_kwargs": options})
-    MODEL_REGISTRY[meta.name] = meta
+    MODEL_REGISTRY[registered] = meta
     return meta
