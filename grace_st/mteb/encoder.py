@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, get_args
 
 import numpy as np
 from mteb.models import ModelMeta
@@ -22,7 +22,7 @@ from grace_st.stored import store_of
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
-    from mteb.types import BatchedInput
+    from mteb.types import BatchedInput, EncodeKwargs
     from torch.utils.data import DataLoader
 
 Finished = Callable[[int], None]
@@ -78,10 +78,7 @@ class GraceEncoder(AbsEncoder):
         hf_split: str,
         hf_subset: str,
         prompt_type: PromptType | None = None,
-        batch_size: int | None = None,
-        show_progress_bar: bool = False,
-        precision: Precision | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[EncodeKwargs],
     ) -> np.ndarray:
         """Encode the texts of a task.
 
@@ -91,10 +88,9 @@ class GraceEncoder(AbsEncoder):
             hf_split: Ignored.
             hf_subset: Ignored.
             prompt_type: Queries, documents, or None.
-            batch_size: The most texts decoded at once; fewer where memory is short.
-            show_progress_bar: Show finished texts.
-            precision: ``"float32"``, or as sentence-transformers quantizes: int8, uint8, binary, ubinary.
-            kwargs: Refused: what they ask for would not happen.
+            kwargs: ``batch_size``, the most texts decoded at once (fewer where memory is short);
+                ``show_progress_bar``, of finished texts; ``precision``, ``"float32"`` or as sentence-transformers
+                quantizes: int8, uint8, binary, ubinary. Others are refused: what they ask for would not happen.
 
         Returns:
             ``[N, d]``, in order; float32 unless another precision is asked for.
@@ -104,22 +100,22 @@ class GraceEncoder(AbsEncoder):
             NonFiniteVectorError: A vector is not finite; the text is named.
         """
         del hf_split, hf_subset
-        if kwargs:
-            raise ValueError(
-                f"unknown option {sorted(kwargs)[0]!r}; known are batch_size, show_progress_bar and precision"
-            )
+        unknown = sorted(set(kwargs) - {"batch_size", "show_progress_bar", "precision"})
+        if unknown:
+            raise ValueError(f"unknown option {unknown[0]!r}; known are batch_size, show_progress_bar and precision")
+        precision = kwargs.get("precision")
         if precision not in (None, *_PRECISIONS):
             raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
         texts = [text for batch in inputs for text in batch["text"]]
         prompt = prompt_for(self.instructions, task_metadata, prompt_type, self.model.prompts)
         if not texts:
             return np.zeros((0, self.model.get_embedding_dimension() or 0), dtype=np.float32)
-        with self._at_most(batch_size):
+        with self._at_most(kwargs.get("batch_size")):
             encodings = encode_with_rationales(
                 self.model,
                 texts,
                 prompt=prompt,
-                show_progress_bar=show_progress_bar,
+                show_progress_bar=kwargs.get("show_progress_bar", False),
                 progress=self.finished,
                 store=self.store,
                 **self.sampling,
@@ -127,7 +123,7 @@ class GraceEncoder(AbsEncoder):
         vectors = np.stack([encoding.embedding for encoding in encodings]).astype(np.float32, copy=False)
         if precision is None or precision == "float32":
             return vectors
-        return np.asarray(quantize_embeddings(vectors, precision=precision))
+        return np.asarray(quantize_embeddings(vectors, precision=cast(Precision, precision)))
 
     def _at_most(self, batch_size: int | None) -> AbstractContextManager[None]:
         engine = grace_module(self.model).engine
