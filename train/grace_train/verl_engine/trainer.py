@@ -34,7 +34,7 @@ class VerlTrainer(Trainer):
     def _load(self) -> None:
         config = self.config
         self.views.note("reading the start model")
-        start = StartModel(config, self.folder.training / START)
+        start = StartModel(config, self.folder.keep(START))
         limits = start.config.max_seq_length, start.config.max_new_tokens
         values = derived(config, str(start.path), *limits)
         verl_config = compose(values)

@@ -174,10 +174,12 @@ class GraceWorker(ActorRolloutRefWorker):
             options = StateDictOptions(full_state_dict=True, cpu_offload=True)
             state = get_model_state_dict(self.actor.engine.module, options=options)
         if self.rank == 0:
+            # As in the local engine: what is trained, and a weight with two names (a tied head) once.
+            trained = {_plain(name) for name, item in self.actor.engine.module.named_parameters() if item.requires_grad}
             weights = {
                 name.removeprefix(_PEFT): value.float()  # type: ignore[union-attr]
                 for name, value in state.items()
-                if not self._has_adapters or "lora_" in name
+                if name in trained
             }
             torch.save({"step": step, "weights": weights}, path)
 
@@ -214,6 +216,11 @@ def _causal_lm(module: Any) -> Any:
     """The causal LM inside FSDP's and peft's wrappers."""
     module = getattr(module, "_fsdp_wrapped_module", module)
     return module.get_base_model() if hasattr(module, "peft_config") else module
+
+
+def _plain(name: str) -> str:
+    """A parameter's name without FSDP's wrappers, as in a state dict."""
+    return name.replace("_fsdp_wrapped_module.", "")
 
 
 def _pooled(states: Tensor, part: TensorDict, packed: bool, pooling: Pooling) -> list[Tensor]:
