@@ -111,7 +111,8 @@ def config_file(model: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeFi
     root = tmp_path_factory.mktemp("runs")
     pairs, texts = root / "pairs.jsonl", root / "texts.txt"
     pairs.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
-    texts.write_text("".join(f"{row['positive']} for those who have a {row['query']}\n" for row in ROWS), encoding="utf-8")
+    lines = [f"{row['positive']} for those who have a {row['query']}\n" for row in ROWS]
+    texts.write_text("".join(lines), encoding="utf-8")
 
     def make(name: str, *, mode: str = "supervised", gpus: int = 1, **values: Any) -> Path:
         data = str(pairs if mode == "supervised" else texts)

