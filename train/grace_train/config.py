@@ -184,7 +184,8 @@ class ComputeConfig:
 
     device: str | None = option(None, "cpu, cuda, cuda:1, mps; null is the best there is.")
     precision: Literal["auto", "fp32", "bf16"] = option(
-        "auto", "Of the passes, by autocast; auto is bf16 on CUDA devices that have it, else fp32."
+        "auto",
+        "Of the passes, by autocast; auto is bf16 on CUDA devices that have it (and with engine=verl), else fp32.",
     )
     gradient_checkpointing: bool = option(False, "Compute activations twice instead of keeping them.")
     tokens_per_microbatch: int = option(8192, "Tokens of one forward and backward pass, padding included.")
@@ -338,6 +339,8 @@ class TrainConfig:
 
     def _check_unused(self) -> None:
         """Refuse what would be accepted and do nothing."""
+        if self.engine == "local" and (self.cluster != ClusterConfig() or self.verl):
+            raise ConfigError("cluster.* and verl.* are for engine=verl, and engine is local: add engine=verl")
         if self.data.holdout and self.eval.dev is not None:
             raise ConfigError(
                 f"eval.dev={self.eval.dev} is what is evaluated on, so the rows of data.holdout={self.data.holdout} "
