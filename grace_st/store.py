@@ -8,30 +8,40 @@ Knows neither models nor texts.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
+import shutil
 import sqlite3
 import threading
 import time
 import zlib
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 APPLICATION_ID = 0x47524143  # "GRAC", in the header of the file
-SUFFIXES = (".sqlite", ".sqlite3", ".db", ".store")
+SUFFIXES = (".sqlite", ".sqlite3", ".store")
+"""Of files that may be renamed when nothing in them tells any more what they were."""
 
 _BUSY_SECONDS = 120.0
+_PAUSE_SECONDS = 0.02
+_OPENINGS = 5  # of a file that others replace meanwhile
+_MAGIC = b"SQLite format 3\x00"
+_VACUUMED_AT_ONCE = 2000  # pages
 _CHECKED_WHOLE_BELOW = 256 * 1024**2
 _AT_ONCE = 500  # keys of one SELECT; SQLite allows 999 variables
 _SCHEMA = """
@@ -45,10 +55,32 @@ CREATE TABLE entries (
 """
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _READ_ONLY = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+_MOVED = (sqlite3.SQLITE_IOERR, *_READ_ONLY)
+"""What SQLite says, among other things, when the file or its journal is renamed while it opens them."""
+
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+_T = TypeVar("_T")
 
 
 class StoreError(ValueError):
     """A file that cannot be used as a store as it is."""
+
+
+class StoreFileError(OSError):
+    """The disk, the file system or another process keeps a store from being used."""
+
+
+class StoreBusyError(StoreFileError):
+    """Another process keeps a store locked."""
+
+
+class StoreNotWritableError(StoreFileError, PermissionError):
+    """A store may not be written."""
+
+
+class StoreNotFoundError(StoreFileError, FileNotFoundError):
+    """A store, or the folder for it, is not there."""
 
 
 class _Damaged(Exception):
@@ -141,8 +173,9 @@ class RationaleStore:
 
     Raises:
         StoreError: The file is no store, or one of another version.
-        PermissionError: It may not be written.
-        FileNotFoundError: Its folder is not there, or with ``read_only`` the file.
+        StoreNotWritableError: It may not be written; a `PermissionError`.
+        StoreNotFoundError: Its folder is not there, or with ``read_only`` the file; a `FileNotFoundError`.
+        StoreBusyError: Another process keeps it locked.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int | None = None, read_only: bool = False) -> None:
@@ -158,7 +191,8 @@ class RationaleStore:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._owner = 0
-        self._inode = 0
+        self._file: _File | None = None  # that the connection is to
+        _stores.add(self)
         with self._lock:
             self._open_or_set_aside()
 
@@ -183,8 +217,11 @@ class RationaleStore:
     def close(self) -> None:
         """Close the file. It is opened again when it is used again."""
         with self._lock:
-            if self._connection is not None and self._owner == os.getpid():
-                self._connection.close()
+            if self._connection is not None:
+                if self._owner == os.getpid():
+                    self._connection.close()
+                else:
+                    _inherited.append(self._connection)
             self._connection = None
 
     # ------------------------------------------------------------ use
@@ -211,19 +248,28 @@ class RationaleStore:
         """Keep entries. One that is there already stays as it is.
 
         Raises:
-            PermissionError: The store may not be written.
-            OSError: The disk is full.
+            StoreNotWritableError: The store may not be written; a `PermissionError`.
+            StoreBusyError: Another process keeps it locked.
+            StoreFileError: The disk is full; an `OSError`.
         """
         if not entries:
             return
-        if self.read_only:
-            raise PermissionError(f"the store {self.path} was opened to be read only: open it without read_only")
+        self.check_writable()
         with self._lock, self._errors():
             try:
                 self._write(settings, entries)
             except (_Damaged, sqlite3.DatabaseError) as error:
                 self._recover(error)
                 self._write(settings, entries)
+
+    def check_writable(self) -> None:
+        """Refuse a store that is only read.
+
+        Raises:
+            StoreNotWritableError: It was opened with ``read_only``.
+        """
+        if self.read_only:
+            raise StoreNotWritableError(f"the store {self.path} was opened to be read only: open it without read_only")
 
     def info(self) -> StoreInfo:
         """What is in the store."""
@@ -255,7 +301,9 @@ class RationaleStore:
 
         Raises:
             ValueError: A space is not there, or its name fits several.
+            StoreFileError: The disk is so full that not even the journal of the removal fits; the error says so.
         """
+        self.check_writable()
         with self._lock, self._errors():
             connection = self._connected()
             before = self._count(connection)
@@ -269,12 +317,35 @@ class RationaleStore:
                     self._evict(connection, max_bytes, sparing=None)
                 connection.execute("DELETE FROM spaces WHERE id NOT IN (SELECT space FROM entries)")
             removed = before - self._count(connection)
-            connection.execute("VACUUM")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._give_back(connection)
             return removed
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        """Give free pages back to the file system."""
+        _truncate_journal(connection)
+        if not _pragma(connection, "freelist_count"):
+            return
+        # A copy of what is left is the fast way, and needs room for it twice: for the copy, and in the journal.
+        if shutil.disk_usage(self.path.parent).free > 3 * _used_bytes(connection):
+            try:
+                connection.execute("VACUUM")
+                _truncate_journal(connection)
+                return
+            except sqlite3.OperationalError as error:
+                if _code(error) != sqlite3.SQLITE_FULL:
+                    raise
+        # On a disk that is nearly full in steps, slow for many pages, which need room for one step.
+        while free := _pragma(connection, "freelist_count"):
+            # A page goes with each row that is fetched.
+            connection.execute(f"PRAGMA incremental_vacuum({_VACUUMED_AT_ONCE})").fetchall()
+            _truncate_journal(connection)
+            if _pragma(connection, "freelist_count") >= free:
+                return
 
     def export(self, space: str | None = None) -> Iterator[ExportedEntry]:
         """All entries, one at a time, or those of one space (the beginning of its digest is enough).
+
+        Read in pages: others may use the store meanwhile, and what they write may or may not be among it.
 
         Raises:
             ValueError: The space is not there, or its name fits several.
@@ -283,17 +354,35 @@ class RationaleStore:
         with self._lock, self._errors():
             connection = self._connected()
             chosen = None if space is None else self._space_like(connection, space)
-            cursor = connection.execute(
-                "SELECT digest, key, ids, stop_id, vector, crc, entries.created FROM entries JOIN spaces ON "
-                "spaces.id = entries.space WHERE ? IS NULL OR space = ? ORDER BY digest, key",
-                (chosen, chosen),
+            spaces = connection.execute(
+                "SELECT id, digest FROM spaces WHERE ? IS NULL OR id = ? ORDER BY digest", (chosen, chosen)
+            ).fetchall()
+        for number, digest in spaces:
+            last = b""
+            while page := self._page(number, digest, last):
+                yield from page
+                last = bytes.fromhex(page[-1].key)
+
+    def _page(self, space: int, digest: str, after: bytes) -> list[ExportedEntry]:
+        with self._lock, self._errors():
+            rows = (
+                self._connected()
+                .execute(
+                    "SELECT key, ids, stop_id, vector, crc, created FROM entries WHERE space = ? AND key > ? "
+                    "ORDER BY key LIMIT ?",
+                    (space, after, _AT_ONCE),
+                )
+                .fetchall()
             )
-            for digest, key, ids, stop_id, vector, crc, created in cursor:
-                try:
-                    rollout = _unpacked(key, ids, stop_id, vector, crc)
-                except _Damaged:
-                    raise StoreError(f"{self.path} is damaged: {key.hex()} is not what was written") from None
-                yield ExportedEntry(space=digest, key=key.hex(), rollout=rollout, created=created)
+            return [
+                ExportedEntry(
+                    space=digest,
+                    key=key.hex(),
+                    rollout=_unpacked(digest, key, ids, stop_id, vector, crc),
+                    created=created,
+                )
+                for key, ids, stop_id, vector, crc, created in rows
+            ]
 
     # ------------------------------------------------------------ rows
 
@@ -309,16 +398,16 @@ class RationaleStore:
             rows = connection.execute(
                 f"SELECT key, ids, stop_id, vector, crc FROM entries WHERE space = ? AND key IN ({marks})",
                 (space, *part),
-            )
+            ).fetchall()
             for key, ids, stop_id, vector, crc in rows:
-                found[key] = _unpacked(key, ids, stop_id, vector, crc)
+                found[key] = _unpacked(digest, key, ids, stop_id, vector, crc)
         return found
 
     def _write(self, settings: Mapping[str, Any], entries: Mapping[bytes, StoredRollout]) -> None:
         connection = self._connected()
         digest = space_digest(settings)
         now = time.time()
-        rows = [(key, *_packed(key, rollout), now) for key, rollout in entries.items()]
+        rows = [(key, *_packed(digest, key, rollout), now) for key, rollout in entries.items()]
         with _transaction(connection):
             text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
             connection.execute(
@@ -326,22 +415,37 @@ class RationaleStore:
             )
             # Asked anew, not remembered: another process may have pruned the space.
             (space,) = connection.execute("SELECT id FROM spaces WHERE digest = ?", (digest,)).fetchone()
-            if self.max_bytes is not None and not self._make_room(connection, space, rows):
-                return
+            if self.max_bytes is not None:
+                rows = self._fitting(connection, space, rows)
             connection.executemany(
                 "INSERT OR IGNORE INTO entries (space, key, ids, stop_id, vector, crc, created) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [(space, *row) for row in rows],
             )
+            if not rows:
+                connection.execute(
+                    "DELETE FROM spaces WHERE id = ? AND id NOT IN (SELECT space FROM entries)", (space,)
+                )
 
-    def _make_room(self, connection: sqlite3.Connection, space: int, rows: list[tuple[Any, ...]]) -> bool:
-        """Whether the rows fit into the size limit, after old entries of other spaces are gone."""
+    def _fitting(
+        self, connection: sqlite3.Connection, space: int, rows: list[tuple[Any, ...]]
+    ) -> list[tuple[Any, ...]]:
+        """The rows that fit into the size limit, once old entries of other spaces have made room for them.
+
+        Nothing is removed for what does not fit then either.
+        """
         assert self.max_bytes is not None
-        needed = sum(sum(len(value) for value in row if isinstance(value, bytes)) + 64 for row in rows)
-        if _used_bytes(connection) + needed > self.max_bytes:
-            self._evict(connection, self.max_bytes - needed, sparing=space)
-        fits = _used_bytes(connection) + needed <= self.max_bytes
-        if not fits and not self._is_full:
+        page = _pragma(connection, "page_size")  # the last one is never full
+        free = self.max_bytes - _used_bytes(connection) - page
+        if sum(map(_row_bytes, rows)) <= free:
+            return rows
+        others = self._bytes_of_others(connection, space)
+        kept = _first_within(rows, free + others)
+        needed = sum(map(_row_bytes, kept))
+        if kept and needed > free:
+            self._evict(connection, self.max_bytes - page - needed, sparing=space)
+            kept = _first_within(kept, self.max_bytes - page - _used_bytes(connection))  # entries are not quite pages
+        if len(kept) < len(rows) and not self._is_full:
             self._is_full = True
             logger.warning(
                 "the store %s has reached its limit of %d bytes: what is generated from here on is not kept. Raise the "
@@ -349,13 +453,34 @@ class RationaleStore:
                 self.path,
                 self.max_bytes,
             )
-        return fits
+        return kept
+
+    @staticmethod
+    def _bytes_of_others(connection: sqlite3.Connection, space: int) -> int:
+        # In two ranges, which the index finds: a store that is full of this space is not read through.
+        total = 0
+        for relation in ("<", ">"):
+            (found,) = connection.execute(
+                "SELECT sum(2 * length(key) + length(ids) + length(vector) + 64) FROM entries "
+                f"WHERE space {relation} ?",
+                (space,),
+            ).fetchone()
+            total += found or 0
+        return total
 
     @staticmethod
     def _evict(connection: sqlite3.Connection, most: int, sparing: int | None) -> None:
         while (excess := _used_bytes(connection) - most) > 0:
-            # A page holds several entries, or an entry several pages: a guess, made again until it is enough.
-            count = max(1, min(1000, excess // 4096))
+            # A page holds several entries, or an entry several pages: a guess, rather too few than too many, and made
+            # again until it is enough.
+            (bytes_each,) = connection.execute(
+                "SELECT avg(length(ids) + length(vector)) FROM (SELECT ids, vector FROM entries WHERE ? IS NULL OR "
+                "space != ? ORDER BY id LIMIT 100)",
+                (sparing, sparing),
+            ).fetchone()
+            page = _pragma(connection, "page_size")
+            each = (bytes_each or 0) + 256
+            count = max(1, min(1000, int(excess // (each if each < page else page * math.ceil(each / page)))))
             cursor = connection.execute(
                 "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE ? IS NULL OR space != ? "
                 "ORDER BY id LIMIT ?)",
@@ -383,65 +508,63 @@ class RationaleStore:
 
     def _file_bytes(self) -> int:
         beside = [Path(f"{self.path}{suffix}") for suffix in ("", "-wal")]
-        return sum(path.stat().st_size for path in beside if path.exists())
+        return sum(map(_size, beside))
 
     # ------------------------------------------------------------ opening
 
     def _connected(self) -> sqlite3.Connection:
-        # A connection must not be used in a forked child; dropping the reference there closes nothing of the parent's
-        # that matters, since SQLite's locks belong to a process.
-        if self._connection is None or self._owner != os.getpid():
+        # The file may have been renamed, removed or replaced since, and what is written to it then is lost. (A fork
+        # closes all stores, but not every way to fork asks Python.)
+        if self._connection is None or self._owner != os.getpid() or self._file != _file_at(self.path):
+            self.close()
             self._open_or_set_aside()
         assert self._connection is not None
         return self._connection
 
     def _open_or_set_aside(self) -> None:
-        self._check_file()
         with self._errors():
-            try:
-                self._open()
-            except (_Damaged, sqlite3.DatabaseError) as error:
-                self._recover(error)
+            for left in reversed(range(_OPENINGS)):
+                self._check_path()
+                try:
+                    with _folder_lock(self.path.parent, fcntl.LOCK_SH):
+                        self._open()
+                    return
+                except (_Damaged, sqlite3.DatabaseError) as error:
+                    self._set_aside_if_damaged(error)
+                    if not left:
+                        raise
 
-    def _check_file(self) -> None:
+    def _check_path(self) -> None:
         if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"there is no folder {self.path.parent} for the store: make it first")
-        if not self.path.exists():
+            raise StoreNotFoundError(f"there is no folder {self.path.parent} for the store: make it first")
+        found = _file_at(self.path)
+        if found is None:
             if self.read_only:
-                raise FileNotFoundError(f"there is no store {self.path}")
+                raise StoreNotFoundError(f"there is no store {self.path}")
             if not os.access(self.path.parent, os.W_OK | os.X_OK):
-                raise PermissionError(f"the folder {self.path.parent} is not writable: put the store elsewhere")
+                raise StoreNotWritableError(f"the folder {self.path.parent} is not writable: put the store elsewhere")
             return
-        if not self.path.is_file():
-            raise StoreError(f"{self.path} is no file, so it is no store: name another one")
-        with self.path.open("rb") as stream:
-            head = stream.read(16)
-        if head and head != b"SQLite format 3\x00" and self.path.suffix not in SUFFIXES:
-            # Renaming it would help if it was a store, and be rude if it is anything else.
-            raise StoreError(
-                f"{self.path} is not a store: name another file, or move it away if it was one (it is damaged then)"
-            )
+        is_file = self.path.is_file()
         writable = os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK | os.X_OK)
+        if _file_at(self.path) != found:
+            return  # another process has set it aside meanwhile
+        if not is_file:
+            raise StoreError(f"{self.path} is no file, so it is no store: name another one")
         if not self.read_only and not writable:
             raise self._not_writable()
 
-    def _not_writable(self) -> PermissionError:
-        return PermissionError(
+    def _not_writable(self) -> StoreNotWritableError:
+        return StoreNotWritableError(
             f"the store {self.path} may not be written (the file or its folder is read-only): copy it to a folder "
             "where it may, or name another one"
         )
 
     def _open(self) -> None:
-        if self.read_only:
-            writable = os.access(self.path.parent, os.W_OK | os.X_OK)
-            # Without a journal nobody is writing, and where none can be made SQLite has to be told so.
-            is_still = not writable and not Path(f"{self.path}-wal").exists()
-            uri = f"{self.path.as_uri()}?mode=ro{'&immutable=1' if is_still else ''}"
-        else:
-            uri = f"{self.path.as_uri()}?mode=rwc"
-        connection = sqlite3.connect(
-            uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
+        if _size(self.path) > 0:
+            with contextlib.closing(self._connect(read_only=True)) as connection:
+                # Before anything is written: opening a file of something else must not change it.
+                self._check_is_ours(connection)
+        connection = self._connect(read_only=self.read_only)
         try:
             self._begin(connection)
         except BaseException:
@@ -449,20 +572,54 @@ class RationaleStore:
             raise
         self._connection = connection
         self._owner = os.getpid()
-        self._inode = self.path.stat().st_ino
+
+    def _connect(self, *, read_only: bool) -> sqlite3.Connection:
+        """A connection. Sets which file it is to."""
+        if read_only:
+            writable = os.access(self.path.parent, os.W_OK | os.X_OK)
+            # Without a journal nobody is writing, and where none can be made SQLite has to be told so.
+            is_still = not writable and not Path(f"{self.path}-wal").exists()
+            uri = f"{self.path.as_uri()}?mode=ro{'&immutable=1' if is_still else ''}"
+        else:
+            uri = f"{self.path.as_uri()}?mode=rwc"
+        for _ in range(_OPENINGS):
+            self._file = before = _file_at(self.path)
+            connection = sqlite3.connect(
+                uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            self._file = _file_at(self.path)
+            if self._file is not None and before in (None, self._file):
+                return connection
+            connection.close()  # it was replaced meanwhile
+        raise StoreFileError(f"the store {self.path} is replaced again and again by another process: name another one")
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         if not self.read_only:
-            connection.execute("PRAGMA journal_mode = WAL")
+            if _size(self.path) == 0:
+                # So that room can be given back page by page. Later on it would have no effect, but be a write.
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            _persistently(lambda: _set_journal(connection))
             # A killed process loses nothing of what was committed; a power cut may lose the last batches, but no more.
             connection.execute("PRAGMA synchronous = NORMAL")
-            with _transaction(connection):
-                is_new = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-                if is_new and _pragma(connection, "application_id") == 0:
-                    for statement in _SCHEMA.split(";"):
-                        connection.execute(statement)
-                    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                    connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+            if _is_empty(connection):
+                with _transaction(connection):
+                    if _is_empty(connection):
+                        for statement in _SCHEMA.split(";"):
+                            connection.execute(statement)
+                        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                        connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+                # Into the file itself: its head tells whose it is, should it ever be damaged.
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        self._check_is_ours(connection)
+        if _size(self.path) < _CHECKED_WHOLE_BELOW:
+            # Larger ones would take long: there SQLite's own checks and the sum of each entry have to do.
+            (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if said != "ok":
+                raise _Damaged(" ".join(said.split()))
+
+    def _check_is_ours(self, connection: sqlite3.Connection) -> None:
+        if not self.read_only and _is_empty(connection):
+            return  # another process is about to make it
         if _pragma(connection, "application_id") != APPLICATION_ID:
             raise StoreError(f"{self.path} is an SQLite file of something else: name another one for the store")
         version = _pragma(connection, "user_version")
@@ -472,30 +629,48 @@ class RationaleStore:
                 f"the store {self.path} has format version {version}, and this grace-st reads {FORMAT_VERSION}{newer}: "
                 "name another file for the store, or remove this one"
             )
-        if self.path.stat().st_size < _CHECKED_WHOLE_BELOW:
-            # Larger ones would take long: there SQLite's own checks and the sum of each entry have to do.
-            said = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if said != "ok":
-                raise _Damaged(said)
 
     # ------------------------------------------------------------ damage and other trouble
 
     def _recover(self, error: Exception) -> None:
         """Set a damaged file aside and begin a new one. Any other error is raised again."""
-        if isinstance(error, sqlite3.DatabaseError) and _code(error) not in _DAMAGED:
+        self._set_aside_if_damaged(error)
+        self._open_or_set_aside()
+
+    def _set_aside_if_damaged(self, error: Exception) -> None:
+        """Rename a damaged file, unless another process has done so. Any other error is raised again."""
+        code = _code(error) if isinstance(error, sqlite3.DatabaseError) else sqlite3.SQLITE_CORRUPT
+        if code not in (*_DAMAGED, *_MOVED):
             raise error
-        was_inode = self._inode
-        self.close()
-        if self.read_only:
-            raise StoreError(f"the store {self.path} is damaged ({error}): it cannot be read") from error
-        # Another process may have set it aside already, and the file of that name is a new one.
-        is_the_same = self.path.exists() and was_inode in (0, self.path.stat().st_ino)
-        if is_the_same:
+        damaged = self._file
+        # Two processes that find the same damage come one after the other.
+        with _folder_lock(self.path.parent, fcntl.LOCK_EX):
+            found = _file_at(self.path)
+            if found is None or found != damaged:
+                self.close()
+                return  # another process has set it aside, and the file of that name is a new one
+            if code not in _DAMAGED:
+                raise error
+            self.close()
+            with self.path.open("rb") as stream:
+                head = stream.read(100)
+            if not self._was_ours(head):
+                # Renaming it would help if it was a store, and be rude if it is anything else.
+                raise StoreError(
+                    f"{self.path} is not a store: name another file, or move it away if it was one (it is damaged then)"
+                ) from error
+            if self.read_only:
+                raise StoreError(f"the store {self.path} is damaged ({error}): it cannot be read") from error
             aside = self._set_aside()
-            logger.warning(
-                "the store %s is damaged (%s): it was renamed to %s, and a new one is begun", self.path, error, aside
-            )
-        self._open()
+        logger.warning(
+            "the store %s is damaged (%s): it was renamed to %s, and a new one is begun", self.path, error, aside
+        )
+
+    def _was_ours(self, head: bytes) -> bool:
+        """Whether a damaged file was a store, by the beginning of it, or by its name where that is damaged too."""
+        if head.startswith(_MAGIC):
+            return int.from_bytes(head[68:72], "big") == APPLICATION_ID
+        return self.path.suffix in SUFFIXES
 
     def _set_aside(self) -> Path:
         stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -504,8 +679,8 @@ class RationaleStore:
         while aside.exists():
             number += 1
             aside = self.path.with_name(f"{self.path.name}.damaged-{stamp}-{number}")
-        self.path.rename(aside)
-        for suffix in ("-wal", "-shm"):
+        # The file itself last: as long as its name is taken nobody begins a new one, whose journal might be taken away.
+        for suffix in ("-wal", "-shm", ""):
             with contextlib.suppress(FileNotFoundError):
                 Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
         return aside
@@ -515,21 +690,138 @@ class RationaleStore:
         """SQLite's errors as those of the file system that they are."""
         try:
             yield
-        except sqlite3.OperationalError as error:
+        except _Damaged as error:
+            raise self._broken(error) from None
+        except sqlite3.DatabaseError as error:
             code = _code(error)
+            if code in _DAMAGED:
+                raise self._broken(error) from error
             if code == sqlite3.SQLITE_FULL:
-                raise OSError(
-                    f"no space is left for the store {self.path}: make room, or lower what it keeps with "
-                    "`grace-st store prune`. What it holds is kept"
+                raise StoreFileError(
+                    f"no space is left for the store {self.path}: make room (`grace-st store prune` needs a little "
+                    "itself, for its journal). What the store holds is kept"
                 ) from error
             if code in _READ_ONLY:
                 raise self._not_writable() from error
-            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise OSError(
+            if code in _BUSY:
+                raise StoreBusyError(
                     f"another process has kept the store {self.path} locked for {_BUSY_SECONDS:.0f} seconds: wait for "
                     "it, or name another store"
                 ) from error
-            raise OSError(f"the store {self.path} cannot be used: {error}") from error
+            raise StoreFileError(f"the store {self.path} cannot be used: {error}") from error
+
+    def _broken(self, error: Exception) -> StoreError:
+        return StoreError(f"the store {self.path} is damaged ({error}): move it away, and begin a new one")
+
+
+_File = tuple[int, int]
+
+_stores: WeakSet[RationaleStore] = WeakSet()
+_inherited: list[sqlite3.Connection] = []
+"""Connections of another process. To close one, or to let it go, would take that process's journal away."""
+
+_held: list[RationaleStore] = []
+
+
+def _before_fork() -> None:
+    # SQLite's locks belong to a process, but what it knows about them would go to the child: there it would take locks
+    # for held that are not, and the two would remove each other's journals. So no file is open while a process forks;
+    # both sides open it again when they use it.
+    for store in list(_stores):
+        store._lock.acquire()
+        _held.append(store)
+        store.close()
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop()._lock.release()
+
+
+def _after_fork_in_child() -> None:
+    while _held:
+        _held.pop()._lock = threading.RLock()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+def _file_at(path: Path) -> _File | None:
+    """Which file has this name now; None without one."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+@contextmanager
+def _folder_lock(folder: Path, kind: int) -> Iterator[None]:
+    """Nobody renames a store of a folder (exclusive) while another process opens one there (shared).
+
+    The lock is on the folder: closing a file that SQLite has open in this process would drop SQLite's own locks on it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, kind)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            logger.debug("the file system of %s has no locks (%s)", folder, error.strerror)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _size(path: Path) -> int:
+    """In bytes; 0 without a file, which another process may have renamed."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _persistently(work: Callable[[], _T]) -> _T:
+    """Do what SQLite does not wait for by itself, again and again until nobody is in the way."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            return work()
+        except sqlite3.OperationalError as error:
+            if _code(error) not in _BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE_SECONDS)
+
+
+def _set_journal(connection: sqlite3.Connection) -> None:
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+
+
+def _truncate_journal(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    """Whether nobody has made anything of the file yet."""
+    if _pragma(connection, "application_id") != 0:
+        return False
+    return int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]) == 0
+
+
+def _row_bytes(row: tuple[Any, ...]) -> int:
+    key = row[0]
+    return sum(len(value) for value in row if isinstance(value, bytes)) + len(key) + 64  # the index has the key again
+
+
+def _first_within(rows: list[tuple[Any, ...]], room: int) -> list[tuple[Any, ...]]:
+    """The first rows, as many as fit."""
+    for index, row in enumerate(rows):
+        room -= _row_bytes(row)
+        if room < 0:
+            return rows[:index]
+    return rows
 
 
 def _code(error: sqlite3.Error) -> int:
@@ -559,20 +851,20 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
-def _packed(key: bytes, rollout: StoredRollout) -> tuple[bytes, int | None, bytes, int]:
+def _packed(space: str, key: bytes, rollout: StoredRollout) -> tuple[bytes, int | None, bytes, int]:
     ids = np.asarray(rollout.ids, dtype="<i4").tobytes()
     vector = np.ascontiguousarray(rollout.vector, dtype="<f4").tobytes()
-    return ids, rollout.stop_id, vector, _crc(key, ids, rollout.stop_id, vector)
+    return ids, rollout.stop_id, vector, _crc(space, key, ids, rollout.stop_id, vector)
 
 
-def _unpacked(key: bytes, ids: bytes, stop_id: int | None, vector: bytes, crc: int) -> StoredRollout:
-    if _crc(key, ids, stop_id, vector) != crc:
+def _unpacked(space: str, key: bytes, ids: bytes, stop_id: int | None, vector: bytes, crc: int) -> StoredRollout:
+    if _crc(space, key, ids, stop_id, vector) != crc:
         raise _Damaged(f"the entry {key.hex()[:12]} is not what was written")
     return StoredRollout(
         tuple(np.frombuffer(ids, dtype="<i4").tolist()), stop_id, np.frombuffer(vector, dtype="<f4").copy()
     )
 
 
-def _crc(key: bytes, ids: bytes, stop_id: int | None, vector: bytes) -> int:
+def _crc(space: str, key: bytes, ids: bytes, stop_id: int | None, vector: bytes) -> int:
     stop = b"" if stop_id is None else array("q", [stop_id]).tobytes()
-    return zlib.crc32(vector, zlib.crc32(stop, zlib.crc32(ids, zlib.crc32(key))))
+    return zlib.crc32(vector, zlib.crc32(stop, zlib.crc32(ids, zlib.crc32(key, zlib.crc32(space.encode())))))

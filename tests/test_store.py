@@ -6,11 +6,13 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,18 +109,117 @@ def test_it_goes_to_workers_as_its_path(path: Path) -> None:
     assert copy.max_bytes == 10**7 and len(copy.get(SPACE, [key(0), key(1)])) == 2
 
 
-def test_a_forked_child_opens_it_anew(path: Path) -> None:
+_COUNTER = """
+import sys
+from grace_st.store import RationaleStore
+print(len(RationaleStore(sys.argv[1], read_only=True).get(SPACE, [n.to_bytes(32, "big") for n in range(100)])))
+"""
+
+
+def entries_on_disk(path: Path) -> int:
+    """How many of the first hundred a process finds that has nothing to do with this one."""
+    code = _COUNTER.replace("SPACE", repr(SPACE))
+    return int(
+        subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=True, timeout=60).stdout
+    )
+
+
+def test_a_fork_loses_nothing(path: Path) -> None:
+    """SQLite takes the parent's locks for the child's: then closing the one removes the journal of the other."""
     store = RationaleStore(path)
     store.put(SPACE, numbered(1))
-    assert in_child(lambda: store.put(SPACE, numbered(1, first=1))) == 0
-    assert len(store.get(SPACE, [key(0), key(1)])) == 2
+    child_wrote, parent_closed = os.pipe(), os.pipe()
+
+    def work() -> None:
+        store.put(SPACE, numbered(1, first=1))
+        os.write(child_wrote[1], b"x")
+        os.read(parent_closed[0], 1)
+        store.put(SPACE, numbered(2, first=2))  # committed, and the process ends without closing
+
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    os.read(child_wrote[0], 1)
+    store.close()
+    os.write(parent_closed[1], b"x")
+    assert os.waitpid(child, 0)[1] == 0
+    for descriptor in (*child_wrote, *parent_closed):
+        os.close(descriptor)
+    assert entries_on_disk(path) == 4
+    store.put(SPACE, numbered(1, first=4))
+    assert entries_on_disk(path) == 5
+
+
+def test_what_is_written_goes_to_the_file_of_that_name(path: Path) -> None:
+    """Not to one that was renamed, removed or replaced while it was open."""
+    store = RationaleStore(path)
+    store.put(SPACE, numbered(2))
+    path.rename(path.with_name("moved.sqlite"))
+    store.put(SPACE, numbered(3))
+    assert store.info().entries == entries_on_disk(path) == 3
+    path.unlink()
+    store.put(SPACE, numbered(1))
+    assert entries_on_disk(path) == 1
+
+
+def together(*works: Callable[[], object]) -> None:
+    """Do works at the same moment, each in a process of its own."""
+    start = time.time() + 0.05
+
+    def begin(work: Callable[[], object]) -> None:
+        while time.time() < start:
+            pass
+        work()
+
+    children = []
+    for work in works:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                begin(work)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(works)
+
+
+def writers(path: Path) -> list[Callable[[], object]]:
+    return [lambda first=first: RationaleStore(path).put(SPACE, numbered(2, first=first)) for first in (0, 2, 4)]
+
+
+def test_processes_make_a_store_together(tmp_path: Path) -> None:
+    for number in range(5):
+        path = tmp_path / f"{number}.sqlite"
+        together(*writers(path))
+        assert RationaleStore(path).info().entries == 6
+
+
+def test_processes_open_a_damaged_store_together(tmp_path: Path) -> None:
+    """One sets it aside, and no other the new one."""
+    for number in range(5):
+        path = tmp_path / f"{number}.sqlite"
+        with RationaleStore(path) as store:
+            store.put(SPACE, numbered(100, size=64))
+        raw = bytearray(path.read_bytes())
+        raw[4096:9000] = os.urandom(9000 - 4096)
+        path.write_bytes(raw)
+        together(*writers(path))
+        assert RationaleStore(path).info().entries == 6 and len(damaged(path)) == 1
 
 
 # ---------------------------------------------------------------- damage
 
 
 def damaged(path: Path) -> list[Path]:
-    return [found for found in path.parent.glob(f"{path.name}.damaged-*") if found.suffix not in ("-wal", "-shm")]
+    found = path.parent.glob(f"{path.name}.damaged-*")
+    return [one for one in found if not one.name.endswith(("-wal", "-shm"))]
 
 
 @pytest.mark.parametrize("where", ["head", "middle", "cut"])
@@ -189,9 +290,15 @@ def test_files_of_something_else_are_left_alone(tmp_path: Path) -> None:
     other.execute("CREATE TABLE mine (x)")
     other.commit()
     other.close()
+    before = database.read_bytes()
     with pytest.raises(StoreError, match="something else"):
         RationaleStore(database)
-    assert text.exists() and sorted(path.name for path in tmp_path.glob("*.damaged*")) == []
+    assert database.read_bytes() == before
+    broken = tmp_path / "broken.sqlite"
+    broken.write_bytes(before[:4096] + os.urandom(len(before) - 4096))
+    with pytest.raises(StoreError):
+        RationaleStore(broken)  # damaged, and by its head it never was a store
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.sqlite", "mine.sqlite", "texts.jsonl"]
 
 
 def test_a_missing_folder_and_a_wrong_limit(tmp_path: Path) -> None:
@@ -232,10 +339,17 @@ def test_what_sqlite_says_about_the_disk_is_said_plainly(path: Path) -> None:
 def test_reading_alone_writes_nothing(path: Path) -> None:
     with RationaleStore(path) as store:
         store.put(SPACE, numbered(2))
-    store = RationaleStore(path, read_only=True)
-    assert len(store.get(SPACE, [key(0), key(1)])) == 2
-    with pytest.raises(PermissionError, match="read only"):
-        store.put(SPACE, numbered(1, first=7))
+    before = path.read_bytes()
+    with RationaleStore(path, read_only=True) as store:
+        assert len(store.get(SPACE, [key(0), key(1)])) == 2
+        assert len(list(store.export())) == 2
+        for refused in (lambda: store.put(SPACE, numbered(1, first=7)), lambda: store.prune(older_than=0)):
+            with pytest.raises(PermissionError, match="read only"):
+                refused()
+    assert path.read_bytes() == before
+    # Locks for others who may write meanwhile: SQLite's, and empty.
+    beside = {one.name: one.stat().st_size for one in path.parent.iterdir() if one != path}
+    assert set(beside) <= {f"{path.name}-wal", f"{path.name}-shm"} and not beside.get(f"{path.name}-wal")
 
 
 # ---------------------------------------------------------------- size
@@ -249,11 +363,20 @@ def test_old_entries_of_other_spaces_make_room(path: Path, caplog: pytest.LogCap
     for first in range(0, 1000, 100):
         store.put(SPACE, numbered(100, size=256, first=first))
     kept = store.get(SPACE, list(map(key, range(1000))))
-    assert store.get(old, list(map(key, range(300)))) == {}  # made room
-    assert 200 <= len(kept) < 1000 and set(kept) == set(map(key, range(len(kept))))  # what was first stays
+    assert len(store.get(old, list(map(key, range(300))))) < 10  # made room
+    assert 200 <= len(kept) < 1000 and set(kept) >= set(map(key, range(200)))  # what was first stays
+    assert len(kept) % 100  # of a batch the part that fits is kept
     assert caplog.text.count("reached its limit") == 1
     store.prune(max_bytes=limit)
     assert path.stat().st_size <= limit
+
+
+def test_nothing_makes_room_for_what_does_not_fit(path: Path) -> None:
+    store = RationaleStore(path, max_bytes=200_000)
+    store.put({"weights": "old"}, numbered(50, size=256))
+    store.put(SPACE, {key(0): rollout(0, size=100_000)})
+    assert len(store.get({"weights": "old"}, list(map(key, range(50))))) == 50
+    assert store.get(SPACE, [key(0)]) == {} and len(store.info().spaces) == 1
 
 
 def test_prune(path: Path) -> None:
@@ -273,6 +396,35 @@ def test_prune(path: Path) -> None:
     assert store.prune(older_than=0.001) == 5
     store.put(SPACE, numbered(1))  # the space that was pruned
     assert len(store.get(SPACE, [key(0)])) == 1
+
+
+def test_prune_on_a_disk_without_room_for_a_copy(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 0
+
+    store = RationaleStore(path)
+    store.put(SPACE, numbered(300, size=1024))
+    store.put({"weights": "b"}, numbered(5))
+    before = path.stat().st_size + path.with_name(f"{path.name}-wal").stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage)
+    statements: list[str] = []
+    store._connected().set_trace_callback(statements.append)
+    assert store.prune(max_bytes=100_000) > 200
+    assert path.stat().st_size <= 100_000 < before and "VACUUM" not in statements
+    assert len(list(store.export())) == store.info().entries > 0
+
+
+def test_a_store_that_is_damaged_while_it_is_read_is_said_so(path: Path) -> None:
+    with RationaleStore(path) as store:
+        store.put(SPACE, numbered(2000, size=64))
+    store = RationaleStore(path)
+    store._connected().execute("PRAGMA shrink_memory")  # what was read at opening
+    with path.open("r+b") as stream:
+        stream.seek(4096 * 3)
+        stream.write(os.urandom(path.stat().st_size - 4096 * 4))
+    for work in (lambda: list(store.export()), lambda: store.prune(older_than=0)):
+        with pytest.raises(StoreError, match="damaged"):
+            work()
 
 
 # ---------------------------------------------------------------- with a model
