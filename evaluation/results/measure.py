@@ -49,7 +49,7 @@ def evaluate(model: str | Path, name: str, budget: int | None, task: str, work: 
         arguments += ["--max-new-tokens", str(budget)]
     if main(["eval", "mteb", *arguments]) != 0:
         raise SystemExit(f"{name} has failed on {task}")
-    reports = (work / "results/reports" / name.replace("/", "__")).glob("**/report.json")
+    reports = (work / "results/reports" / name.replace("/", "__")).glob("**/tasks.json")
     newest = max(reports, key=lambda path: path.stat().st_mtime)
     report: dict[str, Any] = json.loads(newest.read_text(encoding="utf-8"))
     return report

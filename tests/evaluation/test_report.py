@@ -50,6 +50,9 @@ def test_only_what_counts_is_averaged() -> None:
     values["scores"]["test"].append({"hf_subset": "ko-ko", "main_score": 0.1})
     found = score_of(values, task)
     assert found is not None and found.value == 0.8 and found.category == "STS"
+    for wrong in ({"main_score": None}, {"main_score": float("nan")}, {}):
+        values["scores"]["test"][0] = {"hf_subset": "en-en", **wrong}
+        assert score_of(values, task) is None  # and no crash, nor a mean that is no number
     values["scores"]["test"].pop(0)
     assert score_of(values, task) is None
 
@@ -76,7 +79,7 @@ def report(**changes: Any) -> Report:
             "other/model": {"STS12": score("STS12", "STS", 0.6, "older"), "STS13": score("STS13", "STS", 0.7)}
         },
         "paper": rows_for("eng-v1"),
-        "data_root": "/data",
+        "local_data": {"STS12": "/data", "SciFact": "unknown"},
         **changes,
     }
     return Report(**fields)
@@ -87,10 +90,11 @@ def test_the_report_for_people() -> None:
     assert "2 of 3 tasks" in text and "max_new_tokens=0" in text
     assert "| **org/m** | 25.00 |  |  |  |  | 50.00 |  | 37.50 |" in text
     assert "Qwen2.5-1.5B-Instruct, GRACE (paper, Table 1) | 40.44 | 46.95 |" in text and "| 45.48 |" in text
-    assert "not the same quantity" in text and "lacks 1 tasks" in text
+    assert "not the same quantity" in text and "lacks 1 task, so" in text
     assert "| STS13 |  |  | failed | 70.00 |" in text and "STS13 failed: ValueError: no" in text
     assert "- other/model: 60.00, this model 50.00 (mean of 1 common tasks)" in text
-    assert "another revision of the data: STS12" in text and "local copies in `/data`" in text
+    assert "another revision of the data: STS12" in text and "local copies in `/data`: STS12." in text
+    assert "not known where the data came from: SciFact." in text
 
 
 def test_the_report_for_programs() -> None:

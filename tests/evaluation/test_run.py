@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shutil
@@ -21,8 +22,10 @@ from grace_eval.mteb.benchmarks import GRACE16, select_benchmark, select_tasks
 from grace_eval.mteb.data import MissingDataError, check_offline
 from grace_eval.mteb.live import LiveTable
 from grace_eval.mteb.run import RunState, TaskState, expected_texts
+from grace_st import NonFiniteVectorError
 from grace_st.cli import main
 from grace_st.engines.torch_engine import TorchEngine
+from grace_st.store import StoreFileError
 from tests.conftest import GraceFolder
 from tests.evaluation.conftest import write_small_data
 
@@ -68,6 +71,7 @@ def test_the_benchmarks() -> None:
         (["--tasks", "banking77"], "Banking77Classification"),
         (["--tasks", "XQuADRetrieval:fr"], "has no subset 'fr'"),
         (["--tasks", "STS12", "STS12"], "the task STS12 is given twice"),
+        (["--tasks", "XQuADRetrieval:en", "XQuADRetrieval:de"], "several subsets of the task XQuADRetrieval"),
         (["--benchmark", "eng-v3"], "did you mean eng-v"),
         (["--benchmark", "zzzz"], "the short names are eng-v1, eng-v2, grace16"),
         (["--tasks", "STS12", "--model", "missing"], "missing is not a folder"),
@@ -184,8 +188,81 @@ def test_a_task_that_fails(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
     error = capsys.readouterr().err
     assert "in the task STSBenchmark" in error and "0 of 2 tasks" in error and "run the same again" in error
     assert run(*arguments, "--keep-going", "--quiet") == 1
-    (report,) = tmp_path.glob("reports/*/*/report.md")
+    (report,) = tmp_path.glob("reports/*/*/tasks.md")
     assert "STSBenchmark failed" in report.read_text() and "| Banking77Classification | Class. |" in report.read_text()
+
+
+def test_data_that_are_missing_are_the_trouble_of_one_task(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is said about them (`FileNotFoundError`, errors of the hub) are errors of the system, as a full disk is."""
+    data = write_small_data(tmp_path / "data")
+    for path in (data / "mteb/stsbenchmark-sts").rglob("*.jsonl"):
+        path.unlink()
+    arguments = ("--tasks", *TASKS[:2], "--model", folder, "--results", tmp_path, "--data-root", data)
+    assert run(*arguments, "--keep-going", "--quiet") == 1
+    (report,) = tmp_path.glob("reports/*/*/tasks.md")
+    assert "STSBenchmark failed" in report.read_text() and "| Banking77Classification | Class. |" in report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "stops"),
+    [
+        (StoreFileError("the store is locked"), True),
+        (OSError(errno.ENOSPC, "no space"), True),
+        (MemoryError(), True),
+        (FileNotFoundError(errno.ENOENT, "no data"), False),
+        (NonFiniteVectorError(0, "a vector"), False),
+    ],
+)
+def test_what_all_tasks_would_have_stops_the_run(
+    error: Exception, stops: bool, folder: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(TorchEngine, "generate", failing)
+    arguments = ("--tasks", *TASKS[:2], "--model", folder, "--results", tmp_path, "--data-root", small_data, "--quiet")
+    assert run(*arguments, "--keep-going") != 0
+    reports = list(tmp_path.glob("reports/*/*/tasks.json"))
+    assert (reports == []) is stops
+    if not stops:
+        assert len(json.loads(reports[0].read_text())["failed"]) == 2
+
+
+def test_results_of_other_data_are_evaluated_again(
+    folder: Path, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--tasks", "STSBenchmark", "--model", folder, "--results", tmp_path, "--data-root", small_data)
+    first = run_json(capsys, *arguments)
+    (path,) = tmp_path.glob("results/*/*/STSBenchmark.json")
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "dataset_revision": "an older one"}))
+    again = run_json(capsys, *arguments)
+    assert json.loads(path.read_text())["dataset_revision"] == values["dataset_revision"]
+    assert again["average"] == pytest.approx(first["average"], abs=1e-6)
+    (aside,) = tmp_path.glob("set-aside/*/*/STSBenchmark.json")
+    assert json.loads(aside.read_text())["dataset_revision"] == "an older one"
+    assert {one.name for one in path.parent.iterdir()} == {"STSBenchmark.json", "model_meta.json", "run_settings.jsonl"}
+
+
+def test_a_run_that_goes_on_finds_what_is_prepared(
+    folder: Path, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--model", folder, "--results", tmp_path, "--data-root", small_data)
+    run_json(capsys, "--tasks", "STSBenchmark", *arguments)
+    prepared = {path.name for path in (tmp_path / "datasets-cache").iterdir()}
+    run_json(capsys, "--tasks", *TASKS[:2], *arguments, "--overwrite")
+    assert {path.name for path in (tmp_path / "datasets-cache").iterdir() if path.name.startswith("STSB")} == prepared
+
+
+def test_reports_of_several_benchmarks_lie_side_by_side(tmp_path: Path) -> None:
+    from grace_eval.mteb.report import Report, write_report
+
+    for name in ("eng-v1", "MTEB(eng, v2)"):
+        model = {"name": "a/b", "revision": "0" * 40, "experiment": {}}
+        write_report(Report(model=model, benchmark=name, wanted=[], scores={}), tmp_path)
+    assert {path.name for path in tmp_path.glob("*.md")} == {"eng-v1.md", "MTEB_eng__v2_.md"}
 
 
 # A process of its own: the thread pools of the libraries that read data do not survive a fork.

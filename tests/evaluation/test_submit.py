@@ -12,8 +12,11 @@ import pytest
 
 pytest.importorskip("mteb", reason='mteb is not installed: pip install "grace-st[mteb]"')
 
+import mteb
 from mteb.models import ModelMeta
+from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
 
+from grace_eval.mteb.benchmarks import select_benchmark
 from grace_eval.mteb.layout import check_folder
 from grace_eval.mteb.submit import choose, model_source, module_name
 from grace_st.cli import main
@@ -60,6 +63,8 @@ def test_a_submission(results: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert "pull request to https://github.com/embeddings-benchmark/results" in shown
     assert "Fill in release_date, open_weights" in shown
+    # What was read from local copies looks like what was read from the hub, so it is said.
+    assert "The data of 2 tasks (Banking77Classification, STSBenchmark) were read from local copies" in shown
     own = output / "results/org__model" / COMMIT
     assert check_folder(own) == []
     assert {path.name for path in own.iterdir()} == {
@@ -78,6 +83,7 @@ def test_a_submission(results: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     exec((output / "org_models.py").read_text(), scope)
     made = scope["model"]
     assert isinstance(made, ModelMeta)
+    assert made.loader is SentenceTransformerEncoderWrapper
     assert (made.name, made.revision, made.license, made.training_datasets) == ("org/model", COMMIT, "mit", {"NQ"})
     assert made.loader_kwargs == {"trust_remote_code": True} and made.loader is not None
 
@@ -90,7 +96,8 @@ def test_without_a_commit_of_the_hub_it_is_the_first_step(
     assert submit("--results", results, "--output", tmp_path / "out", "--json") == 0
     value = json.loads(capsys.readouterr().out)
     assert "1. Publish the model folder as `org/model` on the hub" in value["steps"]
-    assert value["missing"] == ["Banking77Classification"] and "1 tasks of tasks have no results" in value["steps"]
+    assert value["missing"] == {"tasks": ["Banking77Classification"]}
+    assert "No results of 1 task (Banking77Classification) of tasks that were asked for" in value["steps"]
     assert value["results"] == 1 and value["mock_tasks_passed"] >= 28
 
 
@@ -144,6 +151,40 @@ def test_each_rule_of_the_results_repository(
     assert any(said in str(problem) for problem in check_folder(folder)), check_folder(folder)
     assert submit("--results", results, "--output", tmp_path / "out") == 2
     assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("task", ["MassiveIntentClassification", "AmazonCounterfactualClassification", "STS17"])
+def test_what_the_benchmark_runs_is_enough(task: str, results: Path) -> None:
+    """A bare task has a validation split and a hundred languages, which no English benchmark runs."""
+    (own,) = [one for one in select_benchmark("eng-v1").tasks if one.metadata.name == task]
+    assert mteb.get_task(task).hf_subsets != own.hf_subsets
+    folder = revision_folder(results)
+    entries = [{"hf_subset": subset, "main_score": 0.5, "languages": []} for subset in own.hf_subsets]
+    values = {
+        "task_name": task,
+        "dataset_revision": own.metadata.revision,
+        "scores": dict.fromkeys(own.eval_splits, entries),
+    }
+    path = folder / f"{task}.json"
+    path.write_text(json.dumps(values))
+    assert check_folder(folder) == [] and check_folder(folder, [own]) == []
+    values["scores"] = {split: [{**entries[0], "hf_subset": "xx"}] for split in own.eval_splits}
+    path.write_text(json.dumps(values))
+    (problem,) = check_folder(folder)
+    assert f"lacks the subset {own.hf_subsets[0]} of the split test" in str(problem)
+
+
+def test_scores_of_a_run_with_other_settings_are_not_the_last_report(results: Path) -> None:
+    folder = revision_folder(results)
+    (report,) = (results / "reports/org__model").glob("*/tasks.json")
+    other = json.loads(report.read_text())
+    other["model"].update(experiment={"max_new_tokens": 0}, folder="/somewhere/else")
+    other["benchmark"] = "eng-v1"
+    path = report.parent / "experiments/max_new_tokens_0/eng-v1.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(other))
+    chosen = choose(results)
+    assert chosen.folder == folder and set(chosen.missing) == {"tasks"} and chosen.missing["tasks"] == ()
 
 
 def test_names_and_revisions_are_checked(results: Path) -> None:

@@ -134,8 +134,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _run_mteb(arguments: argparse.Namespace) -> int:
-    import contextlib
-
     import datasets
 
     from grace_eval.mteb import data
@@ -152,17 +150,15 @@ def _run_mteb(arguments: argparse.Namespace) -> int:
     root = Path(arguments.results).expanduser()
     results = Results(root, meta)
     state = plan(selection.tasks, results, overwrite=arguments.overwrite)
-    with contextlib.ExitStack() as stack:
-        if arguments.data_root is not None:
-            local = Path(arguments.data_root).expanduser()
-            waiting = [task for task in state.tasks if task.status == "waiting"]
-            originals = [task.task for task in waiting]
-            for task, copied in zip(waiting, data.with_local_data(originals, local), strict=True):
-                task.task = copied
-            stack.enter_context(data.fresh_cache(originals, local, root / "datasets-cache"))
-        else:
-            data.check_offline([task.task for task in state.tasks if task.status == "waiting"])
-        _run_tasks(arguments, options, state, results)
+    waiting = [task for task in state.tasks if task.status == "waiting"]
+    if arguments.data_root is None:
+        data.check_offline([task.task for task in waiting])
+    else:
+        local = Path(arguments.data_root).expanduser()
+        for task, copied in zip(waiting, data.with_local_data([task.task for task in waiting], local), strict=True):
+            task.prepared = data.cache_folder(task.task, local, root / "datasets-cache")
+            task.task, task.data_root = copied, local
+    _run_tasks(arguments, options, state, results)
     report = _report(arguments, options, selection, state, results, published)
     return _tell(arguments, report, results, root)
 
@@ -274,7 +270,7 @@ def _report(
         versions={
             name: version(name) for name in ("grace-st", "mteb", "sentence-transformers", "transformers", "torch")
         },
-        data_root=arguments.data_root,
+        local_data=results.local_data(task.task for task in state.tasks if task.score is not None),
     )
 
 
@@ -282,8 +278,7 @@ def _tell(arguments: argparse.Namespace, report: Report, results: Results, root:
     from grace_eval.mteb.report import as_dict, write_report
     from grace_eval.mteb.scores import by_category, task_mean
 
-    inside = results.folder.relative_to(root / "results")
-    paths = write_report(report, root / "reports" / inside)
+    paths = write_report(report, root / "reports" / results.inside)
     if arguments.json:
         write_json({**as_dict(report), "results": str(results.folder), "reports": [str(path) for path in paths]})
     elif not arguments.quiet:
@@ -327,7 +322,8 @@ def _run_submit(arguments: argparse.Namespace) -> int:
                 "name": chosen.name,
                 "results": submission.results,
                 "mock_tasks_passed": len(passed),
-                "missing": list(chosen.missing),
+                "missing": {benchmark: list(tasks) for benchmark, tasks in chosen.missing.items()},
+                "local_data": dict(chosen.local_data),
                 "steps": submission.steps,
             }
         )

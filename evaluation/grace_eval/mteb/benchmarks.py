@@ -34,6 +34,9 @@ GRACE16 = (
 )
 """The 16 tasks of the paper's ablations (Table 3)."""
 
+TASKS = "tasks"
+"""Name of a selection that is no benchmark."""
+
 BENCHMARK_NAMES = (*BENCHMARKS, "grace16")
 
 CATEGORIES = {
@@ -94,14 +97,22 @@ def select_tasks(names: Sequence[str]) -> Selection:
 
     Raises:
         UnknownTaskError: A name is no task; the nearest names are given.
-        ValueError: A name comes twice, or there is none.
+        ValueError: A name comes twice, several subsets of a task are named, or there is no name.
     """
     if not names:
         raise ValueError("no tasks are given: name some, or a benchmark")
     repeated = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if repeated is not None:
         raise ValueError(f"the task {repeated} is given twice")
-    return Selection(name="tasks", tasks=_named(names))
+    bare = [name.partition(":")[0] for name in names]
+    several = next((name for index, name in enumerate(bare) if name in bare[:index]), None)
+    if several is not None:
+        # Their scores would stand under one name, as if they were one.
+        raise ValueError(
+            f"several subsets of the task {several} are given: evaluate each in a run of its own, or the whole task "
+            f"as {several}"
+        )
+    return Selection(name=TASKS, tasks=_named(names))
 
 
 def _named(names: Sequence[str]) -> tuple[AbsTask, ...]:

@@ -113,25 +113,32 @@ def _localised(task: AbsTask, root: Path) -> AbsTask:
     return local
 
 
-@contextmanager
-def fresh_cache(tasks: Sequence[AbsTask], root: Path, cache: Path) -> Iterator[None]:
-    """Have `datasets` prepare local copies in a folder of their own.
+def cache_folder(task: AbsTask, root: Path, cache: Path) -> Path:
+    """Where `datasets` prepares the local copies that a task reads: a folder named by what they hold.
 
-    Its usual cache knows a local folder by its path alone, and would serve what lay there before.
+    Its usual cache knows a local folder by its path alone, and would serve what lay there before. One folder for each
+    task, so that a run that goes on, or another selection of tasks, finds what is prepared.
 
     Args:
-        tasks: The tasks, before `with_local_data`.
+        task: The task, before `with_local_data`.
         root: The local copies.
-        cache: Where to prepare them; a folder in it is named by what the copies hold.
+        cache: Holds such folders.
     """
-    digest = hashlib.sha256()
-    for folder in sorted({_folder(root, part) for task in tasks for part in parts(task)}):
+    digest = hashlib.sha256(str(root.resolve()).encode())
+    for folder in sorted({_folder(root, part) for part in parts(task)}):
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 stat = path.stat()
                 digest.update(f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return cache / f"{task.metadata.name}-{digest.hexdigest()[:16]}"
+
+
+@contextmanager
+def datasets_cache(folder: Path | None) -> Iterator[None]:
+    """Have `datasets` prepare data in this folder; None leaves it its own."""
     before = datasets.config.HF_DATASETS_CACHE
-    datasets.config.HF_DATASETS_CACHE = cache / digest.hexdigest()[:16]
+    if folder is not None:
+        datasets.config.HF_DATASETS_CACHE = folder
     try:
         yield
     finally:

@@ -28,7 +28,7 @@ class Report:
         published: Scores of published models, by model and task.
         paper: The paper's rows for this benchmark.
         versions: Of the packages that scores depend on.
-        data_root: Where local copies of the data were read from; None for the hub.
+        local_data: Tasks whose data did not come from the hub: the folder of the local copies, or ``"unknown"``.
     """
 
     model: Mapping[str, Any]
@@ -39,7 +39,7 @@ class Report:
     published: Mapping[str, Mapping[str, TaskScore]] = field(default_factory=dict)
     paper: Sequence[PaperRow] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
-    data_root: str | None = None
+    local_data: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def missing(self) -> list[str]:
@@ -48,8 +48,9 @@ class Report:
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
-    """Write ``report.md``, ``report.csv`` and ``report.json``. Returns their paths."""
-    made = {"report.md": as_markdown(report), "report.csv": as_csv(report), "report.json": as_json(report)}
+    """Write ``BENCHMARK.md``, ``.csv`` and ``.json``. Returns their paths."""
+    stem = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in report.benchmark)
+    made = {f"{stem}.md": as_markdown(report), f"{stem}.csv": as_csv(report), f"{stem}.json": as_json(report)}
     for name, text in made.items():
         write_whole(folder / name, text)
     return [folder / name for name in made]
@@ -77,7 +78,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         },
         "paper": [asdict(row) for row in report.paper],
         "versions": dict(report.versions),
-        "data_root": report.data_root,
+        "local_data": dict(report.local_data),
     }
 
 
@@ -149,7 +150,8 @@ def _categories(report: Report) -> str:
             "printed; its averages do not follow from its columns, so the two are not the same quantity."
         )
         if report.missing:
-            text += f" The measured model lacks {len(report.missing)} tasks, so its row is of fewer than the paper's."
+            lacking = f"{len(report.missing)} task{'s' if len(report.missing) > 1 else ''}"
+            text += f" The measured model lacks {lacking}, so its row is of fewer than the paper's."
     return text
 
 
@@ -181,11 +183,12 @@ def _tasks(report: Report) -> str:
 
 def _notes(report: Report) -> str:
     notes = []
-    if report.data_root is not None:
-        notes.append(
-            f"The data were read from local copies in `{report.data_root}`; that they are those of the revisions that "
-            "mteb names was not checked."
-        )
+    for source in dict.fromkeys(report.local_data.values()):
+        names = ", ".join(name for name, value in report.local_data.items() if value == source)
+        where = f"Read from local copies in `{source}`"
+        if source == "unknown":
+            where = "It is not known where the data came from"
+        notes.append(f"{where}: {names}. That they are those of the revisions that mteb names was not checked.")
     differing = sorted(
         {
             name

@@ -6,9 +6,11 @@ evaluated again. Texts inside one are kept by the encoder's store.
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,10 +20,11 @@ from mteb.abstasks import AbsTask
 from mteb.cache import ResultCache
 from mteb.models import ModelMeta
 
-from grace_eval.mteb.data import parts
+from grace_eval.mteb.data import datasets_cache, parts
+from grace_eval.mteb.files import write_whole
 from grace_eval.mteb.scores import ScoresError, TaskScore, read_result, score_of
-from grace_st.engines.base import NonFiniteVectorError
 from grace_st.mteb import GraceEncoder
+from grace_st.store import StoreError, StoreFileError
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,8 @@ class TaskState:
         seconds: Of this run.
         score: Of a task that is done.
         error: Why it failed.
+        data_root: Holds the local copies that it reads; None for the hub.
+        prepared: Where `datasets` prepares those.
     """
 
     task: AbsTask
@@ -52,6 +57,8 @@ class TaskState:
     seconds: float = 0.0
     score: TaskScore | None = None
     error: str | None = None
+    data_root: Path | None = None
+    prepared: Path | None = None
 
 
 @dataclass(kw_only=True)
@@ -97,6 +104,31 @@ def expected_texts(task: AbsTask) -> int | None:
     return total
 
 
+HUB = "hub"
+UNKNOWN = "unknown"
+
+
+def _source_path(root: Path, inside: Path, task: str) -> Path:
+    return root / "data-sources" / inside / f"{task}.json"
+
+
+def data_source(root: Path, inside: Path, task: str) -> str:
+    """Where the data of a result came from: ``"hub"``, a folder of local copies, or ``"unknown"``.
+
+    Args:
+        root: The folder of all results.
+        inside: Of the model, see `Results.inside`.
+        task: Its name.
+    """
+    path = _source_path(root, inside, task)
+    if not path.is_file():
+        return UNKNOWN
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["source"])
+    except (ValueError, KeyError, TypeError):
+        return UNKNOWN
+
+
 class Results:
     """The folder with the results of a model.
 
@@ -114,21 +146,58 @@ class Results:
         """Holds ``TASK.json``."""
         return self.cache.get_task_result_path("x", self.meta).parent
 
-    def score(self, task: AbsTask) -> TaskScore | None:
-        """The score of a task, or None where it is not complete. A damaged file is set aside first.
+    @property
+    def inside(self) -> Path:
+        """That folder below the one of all results: ``ORG__MODEL/REVISION``, and the experiment where it is one."""
+        return self.folder.relative_to(self.cache.cache_path / "results")
 
-        mteb writes files in place, so that a run that was killed can leave half of one.
+    def score(self, task: AbsTask) -> TaskScore | None:
+        """The score of a task, or None where it is not complete.
+
+        A damaged file, and one of another revision of the data, are set aside first. mteb writes files in place, so
+        that a run that was killed can leave half of one; and it keeps a complete result whatever its data were.
         """
         path = self.folder / f"{task.metadata.name}.json"
         if not path.is_file():
             return None
         try:
-            return score_of(read_result(path), task)
+            values = read_result(path)
         except ScoresError as error:
-            aside = path.with_name(f"{path.name}.damaged")
-            path.replace(aside)
-            logger.warning("%s; it was renamed to %s", error, aside)
+            self._set_aside(path, str(error))
             return None
+        if values.get("dataset_revision") != task.metadata.revision:
+            self._set_aside(
+                path, f"{path} is of the data {values.get('dataset_revision')}, and mteb has {task.metadata.revision}"
+            )
+            return None
+        return score_of(values, task)
+
+    def _set_aside(self, path: Path, why: str) -> None:
+        # Outside the folder of the revision, in which the leaderboard wants results alone.
+        aside = self.cache.cache_path / "set-aside" / self.inside / path.name
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(aside)
+        logger.warning("%s; it was moved to %s", why, aside)
+
+    def note_source(self, task: AbsTask, data_root: Path | None, *, overwrite: bool) -> None:
+        """Write down where the data of a task come from, before it is evaluated.
+
+        A result that was begun with local copies stays one of local copies, wherever its other subsets come from.
+        """
+        for one in {part.metadata.name: part for part in (task, *parts(task))}.values():
+            name = one.metadata.name
+            is_begun = (self.folder / f"{name}.json").is_file() and not overwrite
+            if data_root is None and is_begun and data_source(self.cache.cache_path, self.inside, name) != HUB:
+                continue
+            values = {"task": name, "source": HUB if data_root is None else str(data_root.resolve())}
+            write_whole(_source_path(self.cache.cache_path, self.inside, name), json.dumps(values) + "\n")
+
+    def local_data(self, tasks: Iterable[AbsTask]) -> dict[str, str]:
+        """Tasks whose data did not come from the hub, and from where; ``"unknown"`` where nobody wrote it down."""
+        sources = {
+            task.metadata.name: data_source(self.cache.cache_path, self.inside, task.metadata.name) for task in tasks
+        }
+        return {name: source for name, source in sources.items() if source != HUB}
 
     def other_revisions(self) -> list[str]:
         """Revisions of a model of the same name that have results here, and are another model."""
@@ -150,8 +219,8 @@ def plan(tasks: Sequence[AbsTask], results: Results, *, overwrite: bool = False)
     for task in tasks:
         state = TaskState(task=task, expected=expected_texts(task))
         score = None if overwrite else results.score(task)
-        for part in parts(task) if score is None else ():
-            results.score(part)  # sets damaged files of parts aside
+        for part in parts(task) if score is None and not overwrite else ():
+            results.score(part)  # sets damaged and outdated files of parts aside
         if score is not None:
             state.status, state.score = "kept", score
         states.append(state)
@@ -179,7 +248,7 @@ def run(
 
     Raises:
         Exception: That of a task, with a note on what is kept; with ``keep_going`` only one that all others would
-            have as well (disk, weights).
+            have as well (the store, a full disk, memory).
     """
     waiting = [task for task in state.tasks if task.status == "waiting"]
     if not waiting:
@@ -212,27 +281,26 @@ def _run_task(
     on_task(state)
     started = time.monotonic()
     try:
-        mteb.evaluate(
-            encoder,
-            state.task,
-            cache=results.cache,
-            co2_tracker=False,
-            encode_kwargs={"batch_size": MOST_SLOTS, "show_progress_bar": False},
-            overwrite_strategy="always" if overwrite else "only-missing",
-            show_progress_bar=False,
-        )
+        results.note_source(state.task, state.data_root, overwrite=overwrite)
+        with datasets_cache(state.prepared):
+            mteb.evaluate(
+                encoder,
+                state.task,
+                cache=results.cache,
+                co2_tracker=False,
+                encode_kwargs={"batch_size": MOST_SLOTS, "show_progress_bar": False},
+                overwrite_strategy="always" if overwrite else "only-missing",
+                show_progress_bar=False,
+            )
         state.score = results.score(state.task)
         if state.score is None:
             raise RuntimeError(
                 f"mteb has evaluated {state.task.metadata.name}, but {results.folder} has no complete result of it"
             )
         state.status = "done"
-    except (OSError, NonFiniteVectorError, MemoryError) as error:
-        state.status, state.error = "failed", _one_line(error)
-        raise
     except Exception as error:
         state.status, state.error = "failed", _one_line(error)
-        if not keep_going:
+        if not keep_going or _is_everybodys(error):
             error.add_note(f"(in the task {state.task.metadata.name})")
             raise
         logger.warning("%s has failed: %s", state.task.metadata.name, state.error)
@@ -242,6 +310,13 @@ def _run_task(
         if state.status == "running":
             state.status = "waiting"  # interrupted
         on_task(state)
+
+
+def _is_everybodys(error: Exception) -> bool:
+    """Whether all other tasks would fail with it as well. Data that are not there are one task's own trouble."""
+    if isinstance(error, (StoreError, StoreFileError, MemoryError)):
+        return True
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _one_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,14 +55,15 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def score_of(values: Mapping[str, Any], task: AbsTask) -> TaskScore | None:
-    """The score of a task, or None where splits or subsets that count are missing."""
+    """The score of a task, or None where splits or subsets that count are missing, or have no number."""
     found = []
     for split in task.eval_splits:
-        by_subset = {entry["hf_subset"]: entry["main_score"] for entry in values["scores"].get(split, [])}
+        by_subset = {entry.get("hf_subset"): entry.get("main_score") for entry in values["scores"].get(split) or []}
         for subset in task.hf_subsets:
-            if subset not in by_subset:
+            value = by_subset.get(subset)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 return None
-            found.append(float(by_subset[subset]))
+            found.append(float(value))
     if not found:
         return None
     return TaskScore(

@@ -9,18 +9,21 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mteb
+from mteb.abstasks import AbsTask
 from mteb.mocks.mock_run import MockRunResults
 from mteb.models import ModelMeta
 from mteb.results.task_result import TaskError
 
+from grace_eval.mteb.benchmarks import TASKS, select_benchmark
 from grace_eval.mteb.files import write_whole
 from grace_eval.mteb.layout import META_NAME, REVISION, Problem, check_folder, result_files
+from grace_eval.mteb.run import HUB, data_source
 from grace_st.fingerprint import folder_revision
 from grace_st.mteb import GraceEncoder, load_encoder, model_meta
 
@@ -41,16 +44,16 @@ class Chosen:
         name: ``ORGANIZATION/MODEL``.
         revision: Hash of the model folder's content.
         model: The model folder.
-        missing: Tasks of the benchmark that have no result.
-        benchmark: What was run last; None when that is not known.
+        missing: Tasks without a result, by benchmark, of the benchmarks that were run.
+        local_data: Tasks whose data did not come from the hub, and from where, see `run.data_source`.
     """
 
     folder: Path
     name: str
     revision: str
     model: Path
-    missing: tuple[str, ...] = ()
-    benchmark: str | None = None
+    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    local_data: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +99,11 @@ def choose(root: Path, *, name: str | None = None, model: Path | None = None) ->
     own = models[0] if name is None else models[names.index(name)]
     name = own.name.replace("__", "/", 1)
     revisions = sorted(path.name for path in own.iterdir() if path.is_dir())
-    report = _last_report(root, own.name)
+    reports = _reports(root, own.name)
     if model is None:
-        if report is None:
+        if not reports:
             raise SubmissionError(f"{root} does not say where the model {name} is: name its folder with --model")
-        model = Path(report["model"]["folder"])
+        model = Path(reports[-1]["model"]["folder"])
     if not (model / "grace_config.json").is_file():
         raise FileNotFoundError(f"{model} is not a GRACE model folder: name the one of {name} with --model")
     revision = folder_revision(model)
@@ -109,20 +112,28 @@ def choose(root: Path, *, name: str | None = None, model: Path | None = None) ->
             f"the results of {name} are of {', '.join(other[:12] for other in revisions) or 'nothing'}, and the model "
             f"in {model} is {revision[:12]}: it has changed since, or is another model. Evaluate it as it is now"
         )
-    missing: tuple[str, ...] = ()
-    benchmark = None
-    if report is not None and report["model"]["revision"] == revision:
-        benchmark = report["benchmark"]
-        wanted = [*report["missing"], *(task["task"] for task in report["tasks"])]
-        missing = tuple(task for task in wanted if not (own / revision / f"{task}.json").is_file())
-    return Chosen(
-        folder=own / revision, name=name, revision=revision, model=model, missing=missing, benchmark=benchmark
-    )
+    folder = own / revision
+    missing: dict[str, tuple[str, ...]] = {}
+    for report in reports:
+        if report["model"]["revision"] == revision and not report["model"]["experiment"]:
+            wanted = [*report["missing"], *(task["task"] for task in report["tasks"])]
+            missing[report["benchmark"]] = tuple(task for task in wanted if not (folder / f"{task}.json").is_file())
+    sources = {path.stem: data_source(root, folder.relative_to(results), path.stem) for path in result_files(folder)}
+    local = {task: source for task, source in sources.items() if source != HUB}
+    return Chosen(folder=folder, name=name, revision=revision, model=model, missing=missing, local_data=local)
 
 
-def _last_report(root: Path, model: str) -> dict[str, Any] | None:
-    paths = sorted((root / "reports" / model).glob("**/report.json"), key=lambda path: path.stat().st_mtime)
-    return json.loads(paths[-1].read_text(encoding="utf-8")) if paths else None
+def _reports(root: Path, model: str) -> list[dict[str, Any]]:
+    """All reports of a model, the last one last; those of experiments first, which count only for where it lies."""
+    reports = []
+    for path in sorted((root / "reports" / model).glob("**/*.json"), key=lambda path: path.stat().st_mtime):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SubmissionError(f"{path} is not valid JSON ({error}): remove it") from error
+        if isinstance(values, dict) and "benchmark" in values and "model" in values:
+            reports.append(values)
+    return sorted(reports, key=lambda values: not values["model"]["experiment"])
 
 
 def check(chosen: Chosen) -> list[Problem]:
@@ -136,7 +147,13 @@ def check(chosen: Chosen) -> list[Problem]:
             )
         ]
     # Experiments are kept inside the revision's folder; they are left out, so they are no problem.
-    return [problem for problem in check_folder(chosen.folder) if problem.path.name != "experiments"]
+    return [problem for problem in check_folder(chosen.folder, _tasks(chosen)) if problem.path.name != "experiments"]
+
+
+def _tasks(chosen: Chosen) -> list[AbsTask]:
+    """The tasks of the benchmarks that were run, as they count there."""
+    names = [name for name in chosen.missing if name != TASKS]
+    return [task for name in names for task in select_benchmark(name).tasks]
 
 
 def prepare(
@@ -187,7 +204,7 @@ def prepare(
     write_whole(temporary / f"{module_name(chosen.name)}.py", source)
     steps = steps_for(chosen, hub_revision=hub_revision, meta=meta)
     write_whole(temporary / STEPS_NAME, steps)
-    left = check_folder(temporary / "results" / chosen.folder.parent.name / revision)
+    left = check_folder(temporary / "results" / chosen.folder.parent.name / revision, _tasks(chosen))
     if left:
         raise SubmissionError(str(left[0]))
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -240,21 +257,20 @@ def model_source(meta: ModelMeta) -> str:
     variable = "".join(letter if letter.isalnum() else "_" for letter in meta.name.split("/")[1].lower())
     variable = f"model_{variable}" if variable[0].isdigit() else variable
     values: dict[str, str] = {
-        "loader": "sentence_transformers_loader",
+        "loader": "SentenceTransformerEncoderWrapper",
         "loader_kwargs": '{"trust_remote_code": True}',
         "similarity_fn_name": "ScoringFunction.COSINE",
     }
     lines = []
-    for field in type(meta).model_fields:
-        if field in ("experiment_kwargs", "extra_requirements_groups", "output_dtypes", "n_active_parameters_override"):
-            continue
-        value = getattr(meta, field)
-        lines.append(f"    {field}={values.get(field, _code(value))},")
+    left_out = ("experiment_kwargs", "extra_requirements_groups", "output_dtypes", "n_active_parameters_override")
+    for name in type(meta).model_fields:
+        if name not in left_out:
+            lines.append(f"    {name}={values.get(name, _code(getattr(meta, name)))},")
     body = "\n".join(lines)
     return (
         '"""Models that write a rationale before they embed. They need the package grace-st (pip)."""\n\n'
         "from mteb.models.model_meta import ModelMeta, ScoringFunction\n"
-        "from mteb.models.sentence_transformer_wrapper import sentence_transformers_loader\n\n"
+        "from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper\n\n"
         f"{variable} = ModelMeta(\n{body}\n)\n"
     )
 
@@ -265,6 +281,11 @@ def _code(value: Any) -> str:
     if isinstance(value, str) and "\n" in value:
         return '"""' + value + '"""'
     return repr(value)
+
+
+def _counted(tasks: Sequence[str]) -> str:
+    some = ", ".join(tasks[:5]) + (", ..." if len(tasks) > 5 else "")
+    return f"{len(tasks)} task{'' if len(tasks) == 1 else 's'} ({some})"
 
 
 def steps_for(chosen: Chosen, *, hub_revision: str | None, meta: ModelMeta) -> str:
@@ -287,12 +308,19 @@ def steps_for(chosen: Chosen, *, hub_revision: str | None, meta: ModelMeta) -> s
             f"Fill in {', '.join(unknown)} in `{module_name(chosen.name)}.py` (or give them to this command), in "
             "particular every training set that is a data set of mteb."
         )
-    if chosen.missing:
-        some = ", ".join(chosen.missing[:5]) + (", ..." if len(chosen.missing) > 5 else "")
+    if chosen.local_data:
         steps.append(
-            f"{len(chosen.missing)} tasks of {chosen.benchmark} have no results ({some}): the "
-            "leaderboard shows an average only for complete benchmarks."
+            f"The data of {_counted(list(chosen.local_data))} were read from local copies, or it is not known where "
+            "from; that they are the revisions which the results name was not checked. Evaluate these tasks again "
+            "without `--data-root` and with `--overwrite`, or make sure of the copies yourself."
         )
+    for benchmark, missing in chosen.missing.items():
+        if missing:
+            whose = "tasks that were asked for" if benchmark == TASKS else benchmark
+            steps.append(
+                f"No results of {_counted(missing)} of {whose}: the leaderboard shows an average only for complete "
+                "benchmarks."
+            )
     steps += [
         "Open a pull request to https://github.com/embeddings-benchmark/mteb that adds "
         f"`{module_name(chosen.name)}.py` to `mteb/models/model_implementations/`, with the content of `{MOCK_NAME}`.",
