@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -27,8 +28,17 @@ def weights_fingerprint(model: nn.Module) -> str:
 
     Returns:
         64 hexadecimal digits.
+
+    Raises:
+        ValueError: Weights are not in memory.
     """
     tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    absent = next((name for name, tensor in tensors.items() if tensor.is_meta), None)
+    if absent is not None:
+        raise ValueError(
+            f"the weights {absent} are not in memory (device meta), so it cannot be told which model this is: load it "
+            "without offloading (device_map), or use no store"
+        )
     signature = tuple((name, *_signature(tensor)) for name, tensor in tensors.items())
     known = _known.get(model)
     if known is not None and known[0] == signature:
@@ -60,6 +70,26 @@ def architecture_fingerprint(model: PreTrainedModel) -> str:
     values: dict[str, Any] = {name: value for name, value in model.config.to_dict().items() if name not in _VOLATILE}
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def adapters_fingerprint(model: nn.Module) -> str | None:
+    """SHA-256 of which PEFT adapters are active in which layer, and how strongly; None without any.
+
+    Their weights are among the model's, but not which of them are used.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    if "peft" not in sys.modules:
+        return None
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    lines = [
+        f"{name} {list(layer.active_adapters)} {layer.disable_adapters} {vars(layer).get('scaling')}"
+        for name, layer in model.named_modules()
+        if isinstance(layer, BaseTunerLayer)
+    ]
+    return hashlib.sha256("\n".join(lines).encode("utf-8")).hexdigest() if lines else None
 
 
 def folder_revision(folder: str | os.PathLike[str]) -> str:

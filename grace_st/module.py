@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -21,7 +22,7 @@ from grace_st import __version__
 from grace_st.config import CONFIG_NAME, GraceConfig
 from grace_st.engines.base import Engine, NonFiniteVectorError, Progress, PromptTokens, Rollout, Sampling
 from grace_st.engines.torch_engine import TorchEngine
-from grace_st.fingerprint import architecture_fingerprint, weights_fingerprint
+from grace_st.fingerprint import adapters_fingerprint, architecture_fingerprint, weights_fingerprint
 from grace_st.prompt import RepresentationPrompt
 from grace_st.store import RationaleStore
 from grace_st.stored import ACCELERATOR_BATCH, CPU_BATCH, generate_with_store, store_of
@@ -315,19 +316,31 @@ class GenerateThenPool(InputModule):
             progress=progress,
         )
 
-    def fingerprint(self) -> dict[str, str | int | list[int]]:
+    def fingerprint(self) -> dict[str, str | int | list[int] | None]:
         """All that a rollout depends on, but for its prompt and the sampling: the space of a store.
 
-        The device is among it: the last digits of a vector depend on it, and in half precision a token may.
+        The device and the versions of what computes are among it: the last digits of a vector depend on them, and in
+        half precision a token may. There the number of slots matters as well.
+
+        Raises:
+            ValueError: Weights are not in memory.
         """
         self._widen_on_cpu()
+        device = self.model.device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        is_half = self.model.dtype in _HALF or autocast in _HALF
         return {
             "grace-st": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "autocast": None if autocast is None else str(autocast).removeprefix("torch."),
+            "adapters": adapters_fingerprint(self.model),
+            "slots": self.engine.most_slots if is_half and isinstance(self.engine, TorchEngine) else None,
             "engine": type(self.engine).__name__,
             "weights": weights_fingerprint(self.model),
             "architecture": architecture_fingerprint(self.model),
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "device": self.model.device.type,
+            "device": device,
             "attention": str(self.model.config._attn_implementation),
             "pooling": self._config.pooling,
             "pooling_span": self._config.pooling_span,

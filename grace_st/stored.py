@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+import logging
 import os
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from grace_st.engines.base import Progress, PromptTokens, Rollout, Sampling
-from grace_st.store import RationaleStore, StoredRollout
+from grace_st.store import RationaleStore, StoreBusyError, StoredRollout
+
+logger = logging.getLogger(__name__)
 
 CPU_BATCH = 512
 """Prompts between two writes on a CPU: so many are lost at most when a run is killed. Slots idle only at their end."""
@@ -54,6 +56,29 @@ def check_sampling(sampling: Sampling) -> None:
         raise ValueError(f"a store keeps one rationale and its vector for each prompt, so {what} needs store=None")
 
 
+def canonical_sampling(sampling: Sampling) -> dict[str, Any]:
+    """What of it rollouts depend on, as JSON values of one type each: 1 and 1.0 are one temperature.
+
+    A seed without sampling, and all but the budget where that is 0, change nothing.
+    """
+    budget = int(sampling.max_new_tokens)
+    if budget == 0:
+        return {"max_new_tokens": 0}
+    values: dict[str, Any] = {
+        "max_new_tokens": budget,
+        "do_sample": sampling.do_sample,
+        "repetition_penalty": float(sampling.repetition_penalty),
+    }
+    if sampling.do_sample:
+        values |= {
+            "temperature": float(sampling.temperature),
+            "top_p": float(sampling.top_p),
+            "top_k": int(sampling.top_k),
+            "seed": int(sampling.seed),
+        }
+    return values
+
+
 def prompt_key(prompt: PromptTokens) -> bytes:
     """``[32]`` bytes that two prompts share only when they are the same."""
     return hashlib.sha256(array("q", [prompt.pool_start, *prompt.ids]).tobytes()).digest()
@@ -81,10 +106,14 @@ def generate_with_store(
         progress: Called with the number of prompts that have just been finished.
 
     Returns:
-        One rollout per prompt.
+        One rollout per prompt. Those that another process kept from being written are among them, with a warning.
+
+    Raises:
+        StoreNotWritableError: The store is only read, and lacks some; before any is generated.
+        StoreFileError: The disk is full.
     """
     check_sampling(sampling)
-    space = {**settings, "sampling": dataclasses.asdict(sampling)}
+    space = {**settings, "sampling": canonical_sampling(sampling)}
     keys = [prompt_key(prompt) for prompt in prompts]
     found = {key: _rollout(entry) for key, entry in store.get(space, keys).items()}
     if progress is not None and found:
@@ -93,12 +122,18 @@ def generate_with_store(
     for index, key in enumerate(keys):
         if key not in found:
             waiting.setdefault(key, []).append(index)
+    if waiting:
+        store.check_writable()  # before the work, not after it
     order = sorted(waiting, key=lambda key: -len(prompts[waiting[key][0]].ids))  # longest first, as the engine does
     for first in range(0, len(order), batch_size):
         batch = order[first : first + batch_size]
         rollouts = generate([prompts[waiting[key][0]] for key in batch], progress)
         fresh = dict(zip(batch, rollouts, strict=True))
-        store.put(space, {key: _entry(rollout) for key, rollout in fresh.items()})
+        try:
+            store.put(space, {key: _entry(rollout) for key, rollout in fresh.items()})
+        except StoreBusyError as error:
+            # They are worth more than their copy.
+            logger.warning("%d rationales are not kept: %s", len(fresh), error)
         found |= fresh
         if progress is not None:
             progress(sum(len(waiting[key]) - 1 for key in batch))  # repeated texts

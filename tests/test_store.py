@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,8 @@ from grace_st import RationaleStore
 from grace_st.cli import main
 from grace_st.engines.base import Sampling
 from grace_st.fingerprint import folder_revision, weights_fingerprint
-from grace_st.store import FORMAT_VERSION, StoredRollout, StoreError
+from grace_st.store import FORMAT_VERSION, StoreBusyError, StoredRollout, StoreError
+from grace_st.stored import canonical_sampling
 from tests import tiny
 from tests.children import in_child
 from tests.conftest import GraceFolder
@@ -507,6 +509,96 @@ def test_changed_weights_are_another_model(
     assert len(counting.prompts) == 3 and np.abs(after - before).max() > 1e-4
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "is_same"),
+    [
+        ({"max_new_tokens": np.int64(3)}, {"max_new_tokens": 3}, True),
+        ({"do_sample": True, "temperature": 1}, {"do_sample": True, "temperature": 1.0}, True),
+        ({"seed": 3}, {}, True),  # greedy
+        ({"max_new_tokens": 0, "do_sample": True}, {"max_new_tokens": 0}, True),
+        ({"do_sample": True, "seed": 3}, {"do_sample": True}, False),
+        ({"repetition_penalty": 1.3}, {}, False),
+    ],
+)
+def test_a_space_is_what_rollouts_depend_on(one: dict[str, Any], two: dict[str, Any], is_same: bool) -> None:
+    spaces = [canonical_sampling(Sampling(**{"max_new_tokens": 5, **options})) for options in (one, two)]
+    assert (json.dumps(spaces[0]) == json.dumps(spaces[1])) is is_same
+
+
+def test_what_computes_is_part_of_the_space(grace_folder: GraceFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = grace_st.load(grace_folder("qwen2"), device="cpu")[0]
+    plain = module.fingerprint()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert module.fingerprint() != plain
+    with module.engine.at_most(2):
+        assert module.fingerprint() == plain  # in float32 neighbours change nothing that counts
+    monkeypatch.setattr(torch, "__version__", "0.0")
+    assert module.fingerprint() != plain
+    monkeypatch.undo()
+    module.model.to(torch.bfloat16)
+    half = module.fingerprint()
+    with module.engine.at_most(2):
+        assert module.fingerprint() != half
+
+
+def test_which_adapter_is_active_is_part_of_the_space(grace_folder: GraceFolder) -> None:
+    peft = pytest.importorskip("peft")
+    module = grace_st.load(grace_folder("qwen2"), device="cpu")[0]
+    assert module.fingerprint()["adapters"] is None
+    for name in ("one", "two"):
+        module.model.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj"]), adapter_name=name)
+    found = []
+    for name in ("one", "two"):
+        module.model.set_adapter(name)
+        found.append(module.fingerprint())
+    module.model.disable_adapters()
+    found.append(module.fingerprint())
+    assert len({json.dumps(one) for one in found}) == 3 and len({one["weights"] for one in found}) == 1
+
+
+def test_weights_that_are_not_in_memory_are_an_error() -> None:
+    with pytest.raises(ValueError, match="weights weight are not in memory"):
+        weights_fingerprint(torch.nn.Linear(2, 2, bias=False, device="meta"))
+
+
+def test_slots_are_limited_for_one_thread_alone(grace_folder: GraceFolder) -> None:
+    engine = grace_st.load(grace_folder("qwen2"), device="cpu")[0].engine
+    seen: list[int] = []
+    with engine.at_most(1):
+        other = threading.Thread(target=lambda: seen.append(engine.slots_for(10)))
+        other.start()
+        other.join()
+        assert engine.slots_for(10) == 1
+    assert seen == [engine.slots_for(10)] and seen[0] > 1
+
+
+def test_a_store_that_is_only_read_is_refused_before_the_work(
+    grace_folder: GraceFolder, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = grace_st.load(grace_folder("qwen2"), device="cpu")
+    model.encode(TEXTS[:2], store=path)
+    counting = Counting(model, monkeypatch)
+    store = RationaleStore(path, read_only=True)
+    assert len(model.encode(TEXTS[:2], store=store)) == 2  # all there
+    with pytest.raises(PermissionError, match="read only"):
+        model.encode(TEXTS, store=store)
+    assert counting.prompts == []
+
+
+def test_a_locked_store_costs_no_rationale(
+    grace_folder: GraceFolder, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = grace_st.load(grace_folder("qwen2"), device="cpu")
+    store = RationaleStore(path)
+
+    def locked(*args: object) -> None:
+        raise StoreBusyError("locked")
+
+    monkeypatch.setattr(store, "put", locked)
+    np.testing.assert_allclose(model.encode(TEXTS[:3], store=store), model.encode(TEXTS[:3]), atol=1e-6)
+    assert "3 rationales are not kept: locked" in caplog.text
+
+
 def test_the_stock_class_takes_a_store_too(grace_folder: GraceFolder, path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -595,10 +687,16 @@ def test_the_command(tmp_path: Path, path: Path, capsys: pytest.CaptureFixture[s
     assert main(["store", "export", str(path), "--model", folder]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 2 and len(lines[0]["embedding"]) == 32 and isinstance(lines[0]["rationale"], str)
+    more = ["--model", folder, "--store", str(path), "--quiet", "--max-new-tokens", "2"]
+    assert main(["encode", str(texts), str(tmp_path / "c.npy"), *more]) == 0
+    assert main(["store", "export", str(path), "--model", folder]) == 2
+    assert "the store has several spaces: add --space" in capsys.readouterr().err
+    assert main(["store", "export", str(path), "--model", folder, "--space", info["spaces"][0]["digest"]]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
     assert main(["store", "prune", str(path), "--older-than", "1d", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["removed"] == 0
     assert main(["store", "prune", str(path), "--space", info["spaces"][0]["digest"][:8]]) == 0
-    assert capsys.readouterr().out.startswith("2 entries removed; 0 left")
+    assert capsys.readouterr().out.startswith("2 entries removed; 2 left")
 
 
 @pytest.mark.parametrize(
@@ -606,6 +704,9 @@ def test_the_command(tmp_path: Path, path: Path, capsys: pytest.CaptureFixture[s
     [
         (["info", "missing.sqlite"], "there is no store"),
         (["prune", "STORE"], "say what goes"),
+        (["info", "STORE", "--older-than", "0d"], "--older-than has no meaning with `store info`"),
+        (["prune", "STORE", "--older-than", "1d", "--output", "x"], "--output has no meaning with `store prune`"),
+        (["prune", "STORE", "--max-size", "-1"], ""),
         (["info", "STORE", "--older-than", "1d"], "--older-than has no meaning with `store info`"),
         (["prune", "STORE", "--older-than", "soon"], "must be a number with a unit"),
         (["export", "STORE", "--space", "zz"], "no space begins with 'zz'"),

@@ -16,7 +16,7 @@ from grace_st.cli.sizes import age, shown_size, size
 from grace_st.cli.terminal import open_console, printable, write_json
 
 if TYPE_CHECKING:
-    from grace_st.store import ExportedEntry, SpaceInfo, StoreInfo
+    from grace_st.store import ExportedEntry, RationaleStore, SpaceInfo, StoreInfo
 
 ACTIONS = ("info", "prune", "export")
 
@@ -33,7 +33,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     prune.add_argument("--older-than", metavar="AGE", type=age, help="remove what is older, e.g. 30d")
     prune.add_argument("--max-size", metavar="SIZE", type=size, help="remove the oldest until it is smaller, e.g. 2GB")
     export = parser.add_argument_group("export")
-    export.add_argument("--output", metavar="FILE", default="-", help="JSON lines (default: standard output)")
+    export.add_argument("--output", metavar="FILE", help="JSON lines (default: standard output)")
     export.add_argument("--model", metavar="DIR", help="the model folder, to write rationales as text as well")
     export.add_argument("--no-vectors", action="store_true", help="leave the vectors out")
 
@@ -47,16 +47,18 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     wrong = {
-        "info": ("space", "older_than", "max_size", "model", "no_vectors"),
-        "prune": ("model", "no_vectors"),
+        "info": ("space", "older_than", "max_size", "output", "model", "no_vectors"),
+        "prune": ("output", "model", "no_vectors"),
         "export": ("older_than", "max_size"),
     }
     for name in wrong[arguments.action]:
-        if getattr(arguments, name) not in (None, False):
+        given = getattr(arguments, name)
+        if given is not None and given is not False:  # and not 0, which is a size and an age
             raise CommandError(f"--{name.replace('_', '-')} has no meaning with `store {arguments.action}`")
     if not Path(arguments.store).expanduser().exists():
         raise FileNotFoundError(f"there is no store {arguments.store}: `grace-st encode --store` makes one")
-    if arguments.action == "prune" and not (arguments.space or arguments.older_than or arguments.max_size):
+    criteria = (arguments.space, arguments.older_than, arguments.max_size)
+    if arguments.action == "prune" and all(given is None for given in criteria):
         raise CommandError("say what goes: --space, --older-than or --max-size")
     if arguments.action == "export" and arguments.json:
         raise CommandError("an export is JSON lines already: leave --json out")
@@ -120,13 +122,23 @@ def _export(arguments: argparse.Namespace) -> int:
     from grace_st.store import RationaleStore
 
     decode = None if arguments.model is None else _decoder(arguments.model)
-    with RationaleStore(arguments.store, read_only=True) as store, _stream(arguments.output) as stream:
+    with RationaleStore(arguments.store, read_only=True) as store:
+        spaces = store.info().spaces
+        if decode is not None and not arguments.space and len(spaces) > 1:
+            # One tokenizer would turn the ids of other models into nonsense.
+            listed = ", ".join(space.digest[:12] for space in spaces)
+            raise CommandError(f"--model is one model's, and the store has several spaces: add --space, of {listed}")
+        _write_lines(arguments, store, decode)
+    return 0
+
+
+def _write_lines(arguments: argparse.Namespace, store: RationaleStore, decode: Any) -> None:
+    with _stream(arguments.output) as stream:
         for entry in store.export(arguments.space[0] if arguments.space else None):
             line = _line(entry, vectors=not arguments.no_vectors)
             if decode is not None:
                 line["rationale"] = printable(decode(entry.rollout.ids))
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-    return 0
 
 
 def _line(entry: ExportedEntry, *, vectors: bool) -> dict[str, Any]:
@@ -153,8 +165,8 @@ def _decoder(folder: str) -> Any:
 
 
 @contextmanager
-def _stream(output: str) -> Iterator[IO[str]]:
-    if output == "-":
+def _stream(output: str | None) -> Iterator[IO[str]]:
+    if output is None or output == "-":
         yield sys.stdout
         return
     path = Path(output).expanduser()

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -34,6 +35,8 @@ CPU_CACHE_BYTES = 2 * 1024**3
 CUDA_SLOTS = 256
 CUDA_CACHE_SHARE = 0.5  # of the memory that the weights leave
 OTHER_SLOTS = 64
+
+_most_slots: ContextVar[int | None] = ContextVar("most_slots", default=None)
 
 
 class TorchEngine:
@@ -80,7 +83,6 @@ class TorchEngine:
                 type(model).__name__,
             )
         self.slots = slots
-        self._most_slots: int | None = None
         self._ran_out_of_memory = False
         self._lock = threading.RLock()
 
@@ -102,7 +104,13 @@ class TorchEngine:
         Depends on the device and the model, never on what else occupies memory: a call must not give other vectors
         (half precision rounds differently for other numbers of rows) because of what ran before it.
         """
-        return min(self._slots_for(tokens), self._most_slots or sys.maxsize)
+        return min(self._slots_for(tokens), _most_slots.get() or sys.maxsize)
+
+    @property
+    def most_slots(self) -> int | None:
+        """The most rows decoded at once that someone asked for, of the engine or with `at_most`; None where nobody."""
+        asked = [count for count in (self.slots, _most_slots.get()) if count is not None]
+        return min(asked, default=None)
 
     def _slots_for(self, tokens: int) -> int:
         if self.slots is not None:
@@ -117,21 +125,21 @@ class TorchEngine:
             return OTHER_SLOTS
         return max(1, min(most, int(room / (tokens * self.forward.cache_bytes_per_token))))
 
+    @staticmethod
     @contextmanager
-    def at_most(self, slots: int) -> Iterator[None]:
-        """Decode no more rows at once than this, in the calls made meanwhile.
+    def at_most(slots: int) -> Iterator[None]:
+        """Decode no more rows at once than this, in the calls that this thread makes meanwhile.
 
         Raises:
             ValueError: It is not a positive integer.
         """
         if not isinstance(slots, int) or isinstance(slots, bool) or slots < 1:
             raise ValueError(f"the number of texts decoded at once must be an integer >= 1, got {slots!r}")
-        before = self._most_slots
-        self._most_slots = slots
+        token = _most_slots.set(slots)
         try:
             yield
         finally:
-            self._most_slots = before
+            _most_slots.reset(token)
 
     # ---------------------------------------------------------------- public
 

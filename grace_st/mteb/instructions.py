@@ -59,7 +59,7 @@ def prompt_for(
     prompt_type: PromptType | None,
     prompts: Mapping[str, str | None],
     template: str = TEMPLATE,
-) -> str:
+) -> str | None:
     """What goes before each text.
 
     Args:
@@ -70,11 +70,13 @@ def prompt_for(
         template: How a task's instruction is written; has ``{instruction}``.
 
     Returns:
-        The prompt; empty where there is none.
+        The prompt; empty where there is none. None leaves it to the model's ``default_prompt_name``, as
+        sentence-transformers does where no name fits; a document is never left to it.
     """
     if kind == "none":
         return ""
     if kind == "model":
-        return get_prompt({name: text for name, text in prompts.items() if text}, metadata, prompt_type) or ""
+        found = get_prompt({name: text for name, text in prompts.items() if text}, metadata, prompt_type)
+        return "" if found is None and prompt_type == PromptType.document else found
     instruction = task_instruction(metadata, prompt_type)
     return "" if instruction is None else template.replace("{instruction}", instruction)

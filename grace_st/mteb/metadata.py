@@ -6,7 +6,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 from mteb.models import ModelMeta
 from mteb.models.model_meta import ScoringFunction
+from mteb.types import Licenses, StrURL
+from pydantic import TypeAdapter, ValidationError
 
 from grace_st.config import CONFIG_NAME, GraceConfig
 from grace_st.fingerprint import folder_revision
@@ -89,6 +91,40 @@ def check_name(name: str) -> None:
         )
 
 
+def experiment_of(
+    folder: str | os.PathLike[str],
+    *,
+    instructions: str = "model",
+    sampling: Mapping[str, Any] | None = None,
+    dtype: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, Any] | None:
+    """Options that scores depend on, where they differ from the model's own: mteb's `experiment_kwargs`.
+
+    mteb keeps scores with different ones apart. Every way to an encoder takes them from here, so that none shares the
+    scores of another.
+
+    Args:
+        folder: A GRACE model folder.
+        instructions: See `Instructions`.
+        sampling: Per-call options.
+        dtype: Of the weights.
+        config: Fields of the model's configuration that are replaced.
+
+    Returns:
+        The options, or None where all is as the folder says.
+    """
+    own = GraceConfig.from_file(Path(folder).expanduser() / CONFIG_NAME).to_dict()
+    given = dict(sorted((config or {}).items()))
+    experiment = {name: value for name, value in given.items() if name not in own or own[name] != value}
+    experiment |= dict(sorted((sampling or {}).items()))
+    if instructions != "model":
+        experiment["instructions"] = instructions
+    if dtype is not None:
+        experiment["dtype"] = dtype
+    return experiment or None
+
+
 def model_meta(
     folder: str | os.PathLike[str],
     name: str | None = None,
@@ -106,6 +142,7 @@ def model_meta(
         name: ``ORGANIZATION/MODEL``; ``local/FOLDER`` by default.
         loader: What mteb loads the model with.
         fields: Fields of `mteb.ModelMeta` that replace those known here: license, training_datasets, reference, ...
+            A ``revision`` is taken for the folder's, which is then not hashed again.
 
     Raises:
         FileNotFoundError: It is no GRACE model folder.
@@ -128,7 +165,7 @@ def model_meta(
     values: dict[str, Any] = {
         "loader": loader,
         "name": name,
-        "revision": folder_revision(path),
+        "revision": fields.get("revision") or folder_revision(path),
         "release_date": None,
         "languages": None,
         "n_parameters": weights.parameters,
@@ -136,7 +173,7 @@ def model_meta(
         "memory_usage_mb": round(weights.bytes / 1024**2, 1),
         "max_tokens": config.max_seq_length,
         "embed_dim": _dimension(path),
-        "license": card.get("license"),
+        "license": _license(card),
         "open_weights": None,
         "public_training_code": None,
         "public_training_data": None,
@@ -147,7 +184,25 @@ def model_meta(
         "adapted_from": _base(card),
         "citation": CITATION,
     }
-    return ModelMeta(**{**values, **fields})
+    try:
+        return ModelMeta(**{**values, **fields})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"mteb refuses {first['loc'][0]}={first['input']!r:.80}: {first['msg']}") from None
+
+
+def _license(card: Mapping[str, Any]) -> str | None:
+    """The model card's license as mteb takes it: one of its names, or an address; None where there is neither.
+
+    The hub has more names than mteb (``llama3.2``, ``other``), and such cards have the address as ``license_link``.
+    """
+    for value in (card.get("license"), card.get("license_link")):
+        try:
+            if isinstance(value, str):
+                return TypeAdapter(Licenses | StrURL).validate_python(value)
+        except ValidationError:
+            continue
+    return None
 
 
 def _dimension(folder: Path) -> int:

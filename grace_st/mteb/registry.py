@@ -15,7 +15,7 @@ from grace_st.fingerprint import folder_revision
 from grace_st.model import load
 from grace_st.mteb.encoder import GraceEncoder
 from grace_st.mteb.instructions import Instructions, check_instructions
-from grace_st.mteb.metadata import model_meta
+from grace_st.mteb.metadata import experiment_of, model_meta
 from grace_st.store import RationaleStore
 
 
@@ -47,7 +47,7 @@ def load_encoder(
         config: Fields of `grace_st.GraceConfig` that replace the folder's, e.g. ``max_new_tokens=0``.
 
     Raises:
-        ValueError: The folder has changed since it was registered, or an option is refused.
+        ValueError: The folder has changed since it was registered, or while it was loaded, or an option is refused.
     """
     found = folder_revision(folder)
     if revision is not None and found != revision:
@@ -62,7 +62,21 @@ def load_encoder(
         engine_kwargs=None if slots is None else {"slots": slots},
         **config,
     )
-    meta = model_meta(folder, name, loader=load_encoder)
+    if folder_revision(folder) != found:
+        raise ValueError(
+            f"the model in {folder} has changed while it was loaded, so its scores could not be told from those of the "
+            "other one: load it again when it is whole"
+        )
+    meta = model_meta(
+        folder,
+        name,
+        loader=load_encoder,
+        revision=found,
+        use_instructions=instructions == "task",
+        experiment_kwargs=experiment_of(
+            folder, instructions=instructions, sampling=sampling, dtype=dtype, config=config
+        ),
+    )
     return GraceEncoder(model, meta=meta, instructions=instructions, store=store, sampling=sampling)
 
 

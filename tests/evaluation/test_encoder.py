@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -32,6 +33,7 @@ import grace_st.mteb
 from grace_eval.mteb.data import with_local_data
 from grace_st import NonFiniteVectorError
 from grace_st.mteb import GraceEncoder, load_encoder, model_meta, task_instruction
+from grace_st.mteb import registry as registry_module
 from grace_st.mteb.instructions import TEMPLATE, prompt_for
 from tests import tiny
 from tests.conftest import GraceFolder
@@ -190,7 +192,7 @@ def test_the_prompts_of_the_folder_are_used_as_sentence_transformers_does() -> N
     prompts = {"query": "q: ", "document": ""}
     assert prompt_for("model", metadata, PromptType.query, prompts) == "q: "
     assert prompt_for("model", metadata, PromptType.document, prompts) == ""
-    assert prompt_for("model", metadata, None, prompts) == ""
+    assert prompt_for("model", metadata, None, prompts) is None  # the default prompt of the folder, if it has one
     assert prompt_for("model", metadata, PromptType.query, {"query": "q: ", "SciFact-query": "s: "}) == "s: "
 
 
@@ -262,6 +264,61 @@ def test_a_registered_folder_is_a_model_of_mteb(
     found = sorted(path.relative_to(tmp_path / "results").as_posix() for path in tmp_path.rglob("STSBenchmark.json"))
     own = f"test__registered/{meta.revision}"
     assert found == [f"{own}/STSBenchmark.json", f"{own}/experiments/max_new_tokens_0/STSBenchmark.json"]
+
+
+def test_options_keep_scores_apart_however_the_encoder_is_made(folder: Path) -> None:
+    def experiment(**options: Any) -> Any:
+        return load_encoder("test/options", device="cpu", folder=folder, **options).mteb_model_meta.experiment_kwargs
+
+    assert experiment() is None and experiment(max_new_tokens=3) is None  # the folder's own
+    assert experiment(max_new_tokens=0) == {"max_new_tokens": 0}
+    assert experiment(instructions="task") == {"instructions": "task"}
+    sampled = {"do_sample": True, "seed": 3}
+    assert experiment(sampling=sampled, dtype="float32") == {**sampled, "dtype": "float32"}
+
+
+def test_a_default_prompt_is_before_all_texts_but_documents(folder: Path) -> None:
+    encoder = load_encoder("test/default", device="cpu", folder=folder)
+    encoder.model.prompts["default"] = "Say: "
+    plain = [encode(encoder, TEXTS, prompt_type=side) for side in (None, PromptType.query, PromptType.document)]
+    encoder.model.default_prompt_name = "default"
+    told = [encode(encoder, TEXTS, prompt_type=side) for side in (None, PromptType.query, PromptType.document)]
+    assert [np.allclose(one, two, atol=1e-5) for one, two in zip(plain, told, strict=True)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("front", "expected"),
+    [
+        ("license: mit", "mit"),
+        ("license: other\nlicense_link: https://example.org/license", "https://example.org/license"),
+        ("license: other\nlicense_link: LICENSE", None),
+        ("license: some-license-of-the-hub", None),
+    ],
+)
+def test_licenses_that_mteb_does_not_know(front: str, expected: str | None, folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    (copy / "README.md").write_text(f"---\n{front}\n---\n# Model\n")
+    assert model_meta(copy, "a/b").license == expected
+    with pytest.raises(ValueError, match="mteb refuses license='no license'"):
+        model_meta(copy, "a/b", license="no license")
+
+
+def test_a_checkpoint_that_changes_while_it_is_loaded_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+
+    def replacing(*args: Any, **options: Any) -> Any:
+        model = grace_st.load(*args, **options)
+        config = json.loads((copy / "grace_config.json").read_text())
+        (copy / "grace_config.json").write_text(json.dumps({**config, "max_new_tokens": 5}))
+        return model
+
+    monkeypatch.setattr(registry_module, "load", replacing)
+    with pytest.raises(ValueError, match="has changed while it was loaded"):
+        load_encoder("test/changing", device="cpu", folder=copy)
 
 
 def test_names_of_mtebs_own_models_are_refused(folder: Path, registry: dict[str, ModelMeta]) -> None:

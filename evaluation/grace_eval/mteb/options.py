@@ -14,6 +14,7 @@ import grace_st
 from grace_st.engines.base import Sampling
 from grace_st.mteb import GraceEncoder, Instructions, load_encoder, model_meta
 from grace_st.mteb.instructions import check_instructions
+from grace_st.mteb.metadata import experiment_of
 from grace_st.store import RationaleStore
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -68,19 +69,18 @@ class ModelOptions:
         Options that scores depend on, where they differ from the model's own, are mteb's `experiment_kwargs`: scores
         with them are kept apart.
         """
-        own = grace_st.GraceConfig.from_file(self.folder / "grace_config.json").to_dict()
-        experiment: dict[str, Any] = {name: value for name, value in self.config.items() if own[name] != value}
-        experiment |= dict(sorted(self.sampling.items()))
-        if self.instructions != "model":
-            experiment["instructions"] = self.instructions
-        if self.dtype is not None:
-            experiment["dtype"] = self.dtype
         return model_meta(
             self.folder,
             self.name,
             loader=load_encoder,
             use_instructions=self.instructions == "task",
-            experiment_kwargs=experiment or None,
+            experiment_kwargs=experiment_of(
+                self.folder,
+                instructions=self.instructions,
+                sampling=self.sampling,
+                dtype=self.dtype,
+                config=self.config,
+            ),
         )
 
     def load(self, meta: ModelMeta, finished: Callable[[int], None] | None = None) -> GraceEncoder:
