@@ -706,7 +706,7 @@ def test_the_command(tmp_path: Path, path: Path, capsys: pytest.CaptureFixture[s
         (["prune", "STORE"], "say what goes"),
         (["info", "STORE", "--older-than", "0d"], "--older-than has no meaning with `store info`"),
         (["prune", "STORE", "--older-than", "1d", "--output", "x"], "--output has no meaning with `store prune`"),
-        (["prune", "STORE", "--max-size", "-1"], ""),
+        (["prune", "STORE", "--max-size", "-1"], "must be a number with a unit"),
         (["info", "STORE", "--older-than", "1d"], "--older-than has no meaning with `store info`"),
         (["prune", "STORE", "--older-than", "soon"], "must be a number with a unit"),
         (["export", "STORE", "--space", "zz"], "no space begins with 'zz'"),

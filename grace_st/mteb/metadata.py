@@ -52,7 +52,7 @@ def measured_weights(folder: Path) -> Weights:
     Raises:
         FileNotFoundError: There are none.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    files = _weight_files(folder)
     if not files:
         raise FileNotFoundError(f"{folder} has no safetensors weights, so its parameters cannot be counted")
     parameters = embedding = size = 0
@@ -70,6 +70,16 @@ def measured_weights(folder: Path) -> Weights:
             if name.endswith(("embed_tokens.weight", "wte.weight", "word_embeddings.weight")):
                 embedding += count
     return Weights(parameters=parameters, embedding_parameters=embedding, bytes=size)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that are loaded: others may hold the same weights once more, or an adapter's."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return sorted(folder / name for name in set(shards.values()))
+    single = folder / "model.safetensors"
+    return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
 
 
 def default_name(folder: str | os.PathLike[str]) -> str:

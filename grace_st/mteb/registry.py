@@ -110,7 +110,7 @@ def register(
     check_instructions(instructions)
     options: dict[str, Any] = {"folder": os.fspath(Path(folder).expanduser().resolve())}
     if store is not None:
-        options["store"] = os.fspath(store)
+        options["store"] = os.fspath(Path(store).expanduser().absolute())
     if instructions != "model":
         # In both: mteb takes the result path from these, and passes them to the loader.
         fields["experiment_kwargs"] = {**(fields.get("experiment_kwargs") or {}), "instructions": instructions}

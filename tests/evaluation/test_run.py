@@ -324,7 +324,9 @@ def test_an_interruption_says_what_is_kept(
     monkeypatch.setattr(TorchEngine, "generate", interrupted)
     arguments = ("--tasks", "STSBenchmark", "--model", folder, "--results", tmp_path, "--data-root", small_data)
     assert run(*arguments) == 130
-    assert "interrupted (0 of 1 tasks, and the texts encoded so far are kept" in capsys.readouterr().err
+    assert "interrupted (0 of 1 tasks, and the texts encoded so far, are kept" in capsys.readouterr().err
+    assert run(*arguments, "--no-store") == 130
+    assert "interrupted (0 of 1 tasks are kept" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- the live table

@@ -166,7 +166,7 @@ def _run_mteb(arguments: argparse.Namespace) -> int:
 def _options(arguments: argparse.Namespace) -> ModelOptions:
     from grace_eval.mteb.options import ModelOptions
 
-    if arguments.no_store and (arguments.store or arguments.store_size):
+    if arguments.no_store and (arguments.store is not None or arguments.store_size is not None):
         raise CommandError("--no-store keeps nothing, so --store and --store-size have no meaning with it")
     store = Path(arguments.store or Path(arguments.results) / "rationales.sqlite").expanduser()
     given = {name: getattr(arguments, name) for name in _SAMPLING}

@@ -253,6 +253,7 @@ def run(
     waiting = [task for task in state.tasks if task.status == "waiting"]
     if not waiting:
         return
+    encoder: GraceEncoder | None = None
     try:
         encoder = load()
         state.started = time.monotonic()
@@ -261,7 +262,8 @@ def run(
             _run_task(task, encoder, results, overwrite=overwrite, keep_going=keep_going, on_task=on_task)
     except BaseException as error:
         done = sum(task.status in ("done", "kept") for task in state.tasks)
-        kept = ", and the texts encoded so far" if state.current is not None else ""
+        has_texts = state.current is not None and encoder is not None and encoder.store is not None
+        kept = ", and the texts encoded so far," if has_texts else ""
         error.add_note(f"({done} of {len(state.tasks)} tasks{kept} are kept: run the same again to go on)")
         raise
     finally:
