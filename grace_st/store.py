@@ -720,6 +720,7 @@ _stores: WeakSet[RationaleStore] = WeakSet()
 _inherited: list[sqlite3.Connection] = []
 """Connections of another process. To close one, or to let it go, would take that process's journal away."""
 
+_forking = threading.Lock()  # one thread at a time: two that took the stores' locks in turn might wait for each other
 _held: list[RationaleStore] = []
 
 
@@ -727,6 +728,7 @@ def _before_fork() -> None:
     # SQLite's locks belong to a process, but what it knows about them would go to the child: there it would take locks
     # for held that are not, and the two would remove each other's journals. So no file is open while a process forks;
     # both sides open it again when they use it.
+    _forking.acquire()
     for store in list(_stores):
         store._lock.acquire()
         _held.append(store)
@@ -736,9 +738,12 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     while _held:
         _held.pop()._lock.release()
+    _forking.release()
 
 
 def _after_fork_in_child() -> None:
+    global _forking
+    _forking = threading.Lock()
     while _held:
         _held.pop()._lock = threading.RLock()
 

@@ -14,7 +14,6 @@ from typing import Any
 import yaml
 from mteb.models import ModelMeta
 from mteb.models.model_meta import ScoringFunction
-from mteb.types import Licenses, StrURL
 from pydantic import TypeAdapter, ValidationError
 
 from grace_st.config import CONFIG_NAME, GraceConfig
@@ -209,7 +208,8 @@ def _license(card: Mapping[str, Any]) -> str | None:
     for value in (card.get("license"), card.get("license_link")):
         try:
             if isinstance(value, str):
-                return TypeAdapter(Licenses | StrURL).validate_python(value)
+                accepted: str = TypeAdapter(ModelMeta.model_fields["license"].annotation).validate_python(value)
+                return accepted
         except ValidationError:
             continue
     return None

@@ -160,7 +160,7 @@ def test_what_the_benchmark_runs_is_enough(task: str, results: Path) -> None:
     assert mteb.get_task(task).hf_subsets != own.hf_subsets
     folder = revision_folder(results)
     entries = [{"hf_subset": subset, "main_score": 0.5, "languages": []} for subset in own.hf_subsets]
-    values = {
+    values: dict[str, Any] = {
         "task_name": task,
         "dataset_revision": own.metadata.revision,
         "scores": dict.fromkeys(own.eval_splits, entries),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import mteb
 import mteb.tasks
@@ -117,8 +118,13 @@ def select_tasks(names: Sequence[str]) -> Selection:
 
 def _named(names: Sequence[str]) -> tuple[AbsTask, ...]:
     # From the benchmarks first: there a task has the splits and subsets that count (STS17 is en-en alone).
-    english = {task.metadata.name: task for name in ("eng-v2", "eng-v1") for task in select_benchmark(name).tasks}
+    english = _english()
     return tuple(english[name] if name in english else _task(*name.partition(":")[::2]) for name in names)
+
+
+@cache
+def _english() -> dict[str, AbsTask]:
+    return {task.metadata.name: task for name in ("eng-v2", "eng-v1") for task in select_benchmark(name).tasks}
 
 
 def _task(name: str, subset: str) -> AbsTask:

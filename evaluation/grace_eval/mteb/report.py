@@ -88,7 +88,7 @@ def as_json(report: Report) -> str:
 
 
 def as_csv(report: Report) -> str:
-    """One line for each task: the score, and those of published models, as fractions."""
+    """One line for each task: its score and those of published models, as fractions. Means stand last, without a task."""
     stream = io.StringIO()
     models = list(report.published)
     writer = csv.writer(stream, lineterminator="\n")
@@ -101,6 +101,12 @@ def as_csv(report: Report) -> str:
         else:
             row = [score.task, score.category, score.metric, f"{score.value:.6f}", score.seconds or ""]
             writer.writerow([*row, score.dataset_revision or "", *others])
+    mean = task_mean(report.scores.values())
+    if mean is not None:
+        blank = ["", "", *("" for _ in models)]
+        for name, value in by_category(report.scores.values()).items():
+            writer.writerow(["", name, "mean", f"{value:.6f}", *blank])
+        writer.writerow(["", "", "mean", f"{mean:.6f}", *blank])
     return stream.getvalue()
 
 
