@@ -88,7 +88,7 @@ def as_json(report: Report) -> str:
 
 
 def as_csv(report: Report) -> str:
-    """One line for each task: its score and those of published models, as fractions. Means stand last, without a task."""
+    """One line for each task: its score and those of published models, as fractions. Means stand last."""
     stream = io.StringIO()
     models = list(report.published)
     writer = csv.writer(stream, lineterminator="\n")
