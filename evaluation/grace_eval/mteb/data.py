@@ -79,9 +79,10 @@ def _said(missing: Sequence[AbsTask], where: str, root: Path | None) -> str:
     more = f" (and {len(missing) - len(shown)} more)" if len(missing) > len(shown) else ""
     named = ", ".join(f"{task.metadata.name} needs {_source(task)}" for task in shown)
     source, revision = _source(shown[0]), shown[0].metadata.dataset.get("revision")
+    tasks = "task" if len(missing) == 1 else "tasks"
     target = f" --local-dir {_folder(root, shown[0])}" if root is not None else ""
     return (
-        f"the data of {len(missing)} task{'s' if len(missing) > 1 else ''} are not {where}: {named}{more}. With a network: hf download {source} "
+        f"the data of {len(missing)} {tasks} are not {where}: {named}{more}. With a network: hf download {source} "
         f"--repo-type dataset --revision {revision}{target}"
         + ("" if root is not None else "; or use local copies with --data-root DIR")
     )
