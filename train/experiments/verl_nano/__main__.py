@@ -52,7 +52,8 @@ def run(engine: str, steps: int, queries: int | None, folder: Path) -> dict[str,
         if not torch.cuda.is_available():
             environment |= cpu_support.ENVIRONMENT
             changes += [f"verl.{key}={json.dumps(value)}" for key, value in cpu_support.SETTINGS.items()]
-            changes += ["verl.actor_rollout_ref.rollout.max_num_seqs=192"]
+            # As the local engine computes on a CPU, where half precision is slow.
+            changes += ["compute.precision=fp32", "verl.actor_rollout_ref.rollout.max_num_seqs=192"]
             environment["OMP_NUM_THREADS"] = "2"  # its processes take turns
     subprocess.run([sys.executable, *COMMAND, "nano", *changes, "--resume"], check=True, env=environment)
     training = folder / "training"
