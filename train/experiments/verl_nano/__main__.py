@@ -92,7 +92,8 @@ def table(results: dict[str, Any]) -> str:
     for name in ("cluster/vector_bytes", "cluster/state_bytes"):
         rows.append((f"`{name}`, median", [number(engine, name, 0) for engine in engines.values()]))
     rows.append(("`loss/logprob_gap`, largest", [f"{engine['loss/logprob_gap']:.1e}" for engine in engines.values()]))
-    lines = [f"{results['machine']}; {results['steps']} steps; times in seconds. In brackets: 95 % intervals.", ""]
+    size = f"{results['steps']} steps, {results['queries'] or 'all'} queries of dev and of test"
+    lines = [f"{results['machine']}; {size}; times in seconds. In brackets: 95 % intervals.", ""]
     lines += [f"| | {' | '.join(engines)} |", "|---|" + "---|" * len(engines)]
     lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows]
     return "\n".join(lines) + "\n"
