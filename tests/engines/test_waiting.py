@@ -22,9 +22,10 @@ def test_a_timeout_inside_the_work_is_its_cause_and_ends_the_wait_at_once() -> N
     def work() -> None:
         raise TimeoutError("requests did not drain")
 
+    made = cluster(60)
     started = time.monotonic()
     with pytest.raises(ClusterError, match="while waiting for the weights: requests did not drain"):
-        cluster(60)._within("the weights", work)  # type: ignore[attr-defined]
+        made._within("the weights", work)  # type: ignore[attr-defined]
     assert time.monotonic() - started < 5
 
 
