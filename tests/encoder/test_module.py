@@ -429,4 +429,4 @@ def test_per_call_options_are_declared(model: SentenceTransformer) -> None:
     from grace_st.engines.base import Sampling
 
     declared = set(inspect.signature(Sampling).parameters) - {"num_samples", "logprobs"}
-    assert set(model.get_model_kwargs()) == declared
+    assert set(model.get_model_kwargs()) == declared | {"store"}

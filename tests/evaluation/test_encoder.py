@@ -144,7 +144,7 @@ def test_titles_are_encoded(folder: Path, small_data: Path, monkeypatch: pytest.
     tokenize = encoder.model[0].prompt.tokenize
 
     def noted(texts: list[str], **options: Any) -> Any:
-        seen.extend(f"{options['instruction']}|{text}" for text in texts)
+        seen.extend(f"{options['instruction'] or ''}|{text}" for text in texts)
         return tokenize(texts, **options)
 
     monkeypatch.setattr(encoder.model[0].prompt, "tokenize", noted)

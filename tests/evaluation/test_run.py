@@ -162,7 +162,8 @@ def test_a_half_written_result_is_run_again(
     with caplog.at_level(logging.WARNING):
         again = run_json(capsys, *arguments)
     assert again["average"] == first["average"] and json.loads(path.read_text())
-    assert "STSBenchmark.json.damaged" in caplog.text
+    (aside,) = tmp_path.glob("set-aside/*/*/STSBenchmark.json")
+    assert f"STSBenchmark.json is damaged; it was moved to {aside}" in caplog.text
 
 
 def test_a_changed_checkpoint_is_another_model(

@@ -162,8 +162,8 @@ class Results:
             return None
         try:
             values = read_result(path)
-        except ScoresError as error:
-            self._set_aside(path, str(error))
+        except ScoresError:
+            self._set_aside(path, f"{path} is damaged")
             return None
         if values.get("dataset_revision") != task.metadata.revision:
             self._set_aside(
