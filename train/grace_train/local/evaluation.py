@@ -74,7 +74,7 @@ def evaluate(
         scores=retrieval_scores(query_vectors, document_vectors, relevant),
         length=float(np.mean([len(rollout.ids) for rollout in rollouts])),
         eos_rate=float(np.mean([rollout.finished for rollout in rollouts])),
-        similarity=_unrelated(query_vectors, document_vectors, relevant),
+        similarity=unrelated_similarity(query_vectors, document_vectors, relevant),
     )
 
 
@@ -90,8 +90,14 @@ def _vectors(rollouts: Sequence[Rollout]) -> np.ndarray:
     return np.stack([rollout.vector.numpy() for rollout in rollouts])
 
 
-def _unrelated(queries: np.ndarray, documents: np.ndarray, relevant: Sequence[Sequence[int]]) -> float:
-    """Mean cosine over all pairs but the relevant ones, from sums: no matrix of all pairs is kept."""
+def unrelated_similarity(queries: np.ndarray, documents: np.ndarray, relevant: Sequence[Sequence[int]]) -> float:
+    """Mean cosine over all pairs but the relevant ones, from sums: no matrix of all pairs is kept.
+
+    Args:
+        queries: ``[n, d]``.
+        documents: ``[m, d]``.
+        relevant: Per query the indices of its documents.
+    """
     queries = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12)
     documents = documents / np.maximum(np.linalg.norm(documents, axis=1, keepdims=True), 1e-12)
     total = float(queries.sum(axis=0) @ documents.sum(axis=0))

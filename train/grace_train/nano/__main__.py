@@ -39,12 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     output: Path = options.output
     knowledge = load_knowledge() if options.knowledge is None else load_knowledge(options.knowledge)
-    corpus = Corpus(knowledge)
+    corpus = Corpus(knowledge, vague=not options.no_vague)
     logger.info("%d entities in %d categories", len(corpus.entities), len(knowledge.categories))
     if options.stage in ("all", "tokenizer") and not (options.resume and (output / "tokenizer").exists()):
         make_tokenizer(corpus, output)
     if options.stage in ("all", "train"):
-        train(corpus, output, PretrainConfig(steps=options.steps, seed=options.seed), resume=options.resume)
+        config = PretrainConfig(steps=options.steps, seed=options.seed, vague=corpus.vague)
+        train(corpus, output, config, resume=options.resume)
     if options.stage in ("all", "evaluate"):
         results = evaluate(output / MODEL_NAME, corpus)
         write_results(results, output)
@@ -98,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--seed", type=int, default=PretrainConfig.seed, help="of weights and samples (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--no-vague", action="store_true", help="leave vague rationales out of the corpus: full and medium ones only"
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     parser.add_argument("--knowledge", type=Path, help="folder of knowledge files (default: the package's own)")

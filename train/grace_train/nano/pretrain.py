@@ -59,6 +59,7 @@ class PretrainConfig:
         log_every: steps between lines of ``metrics.jsonl``.
         bf16: compute in bfloat16 (the optimiser keeps fp32 weights).
         chunk_batches: batches that are drawn together and cut by length, to save padding.
+        vague: whether the corpus has vague rationales, see `Corpus`.
     """
 
     steps: int = 4200
@@ -78,6 +79,7 @@ class PretrainConfig:
     log_every: int = 20
     bf16: bool = True
     chunk_batches: int = 16
+    vague: bool = True
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "warmup_steps", "checkpoint_every", "log_every", "chunk_batches"):
@@ -316,8 +318,10 @@ def pretrain(
 
     Raises:
         FileNotFoundError: ``resume`` without a checkpoint.
-        ValueError: the checkpoint was made with other settings.
+        ValueError: the checkpoint was made with other settings, or the corpus is not what ``config.vague`` says.
     """
+    if corpus.vague != config.vague:
+        raise ValueError(f"vague is {config.vague} in the settings and {corpus.vague} in the corpus: make them agree.")
     folder.mkdir(parents=True, exist_ok=True)
     model = build_model(tokenizer, config)
     weights = MasterWeights(model, config)
