@@ -157,7 +157,8 @@ class ContrastiveConfig:
     )
 
     def __post_init__(self) -> None:
-        require(1e-4 <= self.temperature <= 1e6, "contrastive.temperature", self.temperature, "from 1e-4 to 1e6")
+        expected = "a number from 1e-4 to 1e6"
+        require(1e-4 <= self.temperature <= 1e6, "contrastive.temperature", self.temperature, expected)
         require(0 < self.dropout < 1, "contrastive.dropout", self.dropout, "between 0 and 1")
         size = self.mini_batch_size
         require(size is None or size >= 1, "contrastive.mini_batch_size", size, "an integer >= 1, or null")
