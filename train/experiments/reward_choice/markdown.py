@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from grace_train.files import write_atomically
@@ -48,13 +48,13 @@ def _choice(lines: Sequence[Line]) -> str:
     return "Best on dev:\n\n" + "\n".join(told) if told else ""
 
 
-def _tables(lines: Sequence[Line], header: str, show: object) -> list[str]:
+def _tables(lines: Sequence[Line], header: str, show: Callable[[Line], str]) -> list[str]:
     tables = []
     for section in SECTIONS:
         for start, meaning in STARTS.items():
             chosen = [line for line in lines if (line.section, line.start) == (section, start) and line.figures]
             if chosen:
-                rows = [show(line) for line in chosen]  # type: ignore[operator]
+                rows = [show(line) for line in chosen]
                 tables.append(f"**{section}**, {meaning}:\n\n{header}\n" + "\n".join(rows))
     return tables
 
