@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+
+import grace_st
+from grace_train.config_files import load_config
+from grace_train.nano.corpus import Corpus
 from reward_choice import markdown, start_models
 from reward_choice.cli import HERE, Experiment, main
 from reward_choice.jobs import Job, run_all
@@ -19,10 +23,6 @@ from reward_choice.one import training_log
 from reward_choice.rows import HEADLINE, ROWS, Row, Run, choose, runs_of
 from reward_choice.settings import Settings, changes_of, digest
 from reward_choice.table import choices, difference, lines_of, spread
-
-import grace_st
-from grace_train.config_files import load_config
-from grace_train.nano.corpus import Corpus
 
 # ---------------------------------------------------------------- rows
 
@@ -254,7 +254,10 @@ def test_only_what_is_left_is_made_again(tmp_path: Path) -> None:
     assert experiment.left(retry_failed=False) == runs
     done, failed, stale = runs[0], runs[1], runs[2]
     for run, settings in ((done, Settings()), (stale, Settings(steps=7))):
-        told = {**content(run.row.name, run.seed, 0.5), "digest": Experiment(tmp_path, settings, [run]).digests[run.name]}
+        told = {
+            **content(run.row.name, run.seed, 0.5),
+            "digest": Experiment(tmp_path, settings, [run]).digests[run.name],
+        }
         experiment.path(run).write_text(json.dumps(told), encoding="utf-8")
     experiment.note_failure(failed, "out of luck")
     assert experiment.left(retry_failed=False) == runs[2:]

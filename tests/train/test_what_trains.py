@@ -1,4 +1,4 @@
-"""The shares in docs/what-the-reward-trains.md, by enumerating every group of a small policy: expectations are exact."""
+"""The shares in docs/what-the-reward-trains.md, by enumerating every group of a small policy: exact expectations."""
 
 from __future__ import annotations
 
@@ -38,11 +38,7 @@ def shares() -> dict[tuple[int, str], Fraction]:
     """What the page's table says."""
     rows = re.findall(r"^\| (\d+) \| ([\d/]+) \| ([\d/]+) \| ([\d/]+) \|$", PAGE.read_text(encoding="utf-8"), re.M)
     names = ("grpo", "rloo", "remax")
-    return {
-        (int(size), name): Fraction(share)
-        for size, *own in rows
-        for name, share in zip(names, own, strict=True)
-    }
+    return {(int(size), name): Fraction(share) for size, *own in rows for name, share in zip(names, own, strict=True)}
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -91,9 +87,12 @@ def test_what_is_left_of_the_papers_negatives(algorithm: str) -> None:
     if algorithm in ("grpo", "rloo", "dapo"):
         assert left.abs().max() < 1e-9
         return
-    if algorithm == "remax":
-        assert left.abs().max() > 0.1
-        assert (left - left.mean(dim=1, keepdim=True)).abs().max() < 1e-9
-        return
-    # reinforce++ divides by the deviation of all, so what is left is looked at before that.
     assert left.abs().max() > 0.1
+
+    def within_groups(values: Tensor) -> Tensor:
+        return (values - values.mean(dim=1, keepdim=True)).flatten()
+
+    # Of one rollout against another it says nothing; reinforce++ only scales all differences by one number.
+    scale = within_groups(advantages(True)) / within_groups(advantages(False))
+    assert scale.max() - scale.min() < 1e-9
+    assert algorithm == "reinforce++" or abs(scale[0] - 1) < 1e-9

@@ -129,7 +129,9 @@ class Experiment:
         shown = markdown.page(lines)
         for folder in (self.output, HERE) if publish else (self.output,):
             for name, content in (("results.json", text), ("results.md", shown)):
-                write_atomically(folder / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
+                write_atomically(
+                    folder / name, lambda path, content=content: path.write_text(content, encoding="utf-8")
+                )
         if publish:
             blocks = {"reward-choice-table": shown, "reward-choice-deviations": markdown.deviations(lines)}
             markdown.fill(PAGE, blocks)

@@ -11,9 +11,9 @@ from reward_choice.table import TERMS, Line, Spread, choices
 
 STARTS = {"vague": "start model with vague rationales in its corpus", "plain": "start model without"}
 _NOTE = (
-    "Mean and standard deviation over seeds; dev chooses, test reports. *Gain*: test nDCG@10 minus that of the untrained "
-    "model with its rationales; *in sd*: in standard deviations of that difference over seeds; *query se*: its standard "
-    "error over queries. *Swapped*: nDCG@10 with another query's rationales. *Similarity*: mean cosine of unrelated "
+    "Mean and standard deviation over seeds; dev chooses, test reports. *Gain*: test nDCG@10 minus that of the "
+    "untrained model with its rationales; *in sd*: in standard deviations of that difference over seeds; *query se*: "
+    "its standard error over queries. *Swapped*: nDCG@10 with another query's rationales. *Similarity*: mean cosine of unrelated "
     "texts."
 )
 _BEHAVIOUR_NOTE = (

@@ -1,4 +1,4 @@
-"""The columns of the table, of one model folder. Held-out texts only; greedy rationales; the vectors that are served."""
+"""The columns of the table, of one model folder: held-out texts, greedy rationales, the vectors that are served."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def measure(folder: Path, row: Row, settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = _retrieval(model, corpus, settings, row.budget)
     found["perplexity"] = perplexity(module, plain_texts(corpus, settings.perplexity_texts))
     if row.budget:
-        found["distinct"] = distinct(module, corpus.retrieval_set("dev").documents[: settings.sampled_texts], row.budget)
+        found["distinct"] = distinct(
+            module, corpus.retrieval_set("dev").documents[: settings.sampled_texts], row.budget
+        )
     elif row.is_trained:
         found["with_rationales"] = _retrieval(model, corpus, settings, BUDGET)
     return found

@@ -135,7 +135,9 @@ def _rest() -> Iterable[Row]:
         row = _row(SPANS, name, f"GRACE `{variant}`", alone, f"reward.variant={variant}")
         yield replace(row, span="rationale")
     # 4. The two penalties differ only where rationales reach the budget.
-    yield replace(span, name="tight", label="reasoning, untrained", section=PENALTIES, span="text_and_rationale", budget=24)
+    yield replace(
+        span, name="tight", label="reasoning, untrained", section=PENALTIES, span="text_and_rationale", budget=24
+    )
     for variant in ("paper", "per_rollout"):
         for penalty in ("replace", "below_group"):
             yield _tight(

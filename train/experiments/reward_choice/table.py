@@ -1,4 +1,4 @@
-"""From the runs' files to the table: means, standard deviations, differences, the choice. Pure, but for reading files."""
+"""From the runs' files to the table: means, deviations, differences, the choice. Pure, but for reading files."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def _candidate(row: Row) -> str | None:
 
 
 def choices(lines: Sequence[Line]) -> dict[str, str]:
-    """The best row on dev, of those with all their seeds: by start model and mode, ``"vague supervised"`` for instance."""
+    """The best row on dev, of those with all their seeds, by start model and mode: ``"vague supervised"``."""
     best: dict[str, Line] = {}
     for line in lines:
         score = line.figures.get("dev/ndcg@10")

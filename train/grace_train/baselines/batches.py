@@ -54,9 +54,9 @@ def columns(module: GenerateThenPool, batch: Sequence[Instance | TextInstance]) 
     """The features of a batch of ``B`` instances.
 
     Returns:
-        ``anchor_``, ``positive_`` (``[B, ...]`` each) and, where there are negatives, ``negative_`` (``[N, ...]``, all of
-        the batch together: each is a negative of every anchor) before the names that `GenerateThenPool.preprocess`
-        gives. A text alone is anchor and positive.
+        ``anchor_``, ``positive_`` (``[B, ...]`` each) and, where there are negatives, ``negative_`` (``[N, ...]``, all
+        of the batch together: each is a negative of every anchor) before the names of `GenerateThenPool.preprocess`.
+        A text alone is anchor and positive.
     """
     texts = [item for item in batch if isinstance(item, TextInstance)]
     pairs = [item for item in batch if isinstance(item, Instance)]
