@@ -89,7 +89,7 @@ def test_the_first_loss_is_info_nce_of_the_served_vectors(make_config: MakeConfi
 
 
 def test_simcse_learns_from_texts_alone(make_config: MakeConfig, grace_folder: GraceFolder) -> None:
-    config = make_config(*SIMCSE, "steps=4", model=str(grace_folder("llama")))
+    config = make_config(*SIMCSE, "steps=3", "eval.every=0", model=str(grace_folder("llama")))
     assert config.mode == "unsupervised"
     train(config, quiet=True)
     start = load_file(Path(config.model) / "model.safetensors")
@@ -102,14 +102,14 @@ def test_simcse_learns_from_texts_alone(make_config: MakeConfig, grace_folder: G
 def test_a_crashed_run_goes_on_bit_equal(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
 ) -> None:
-    more = ("steps=6", "optimizer.schedule=cosine", "optimizer.warmup_steps=2")
+    more = ("steps=5", "eval.every=0", "optimizer.schedule=cosine", "optimizer.warmup_steps=2")
     whole = make_config(*settings, *more, output=str(tmp_path / "whole"))
     broken = make_config(*settings, *more, output=str(tmp_path / "broken"))
     train(whole, quiet=True)
     finish = BaselineTrainer.finish_step
 
     def crash(self: BaselineTrainer, *arguments: Any) -> bool:
-        if self.step == 4:
+        if self.step == 3:
             raise ZeroDivisionError("power cut")
         return finish(self, *arguments)
 
@@ -124,7 +124,7 @@ def test_a_crashed_run_goes_on_bit_equal(
 
 
 def test_a_signal_ends_the_run_after_the_step(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = make_config(*CL, "steps=5", "checkpoint.every=100")
+    config = make_config(*CL, "steps=4", "checkpoint.every=100", "eval.every=0")
     drawn = StepBatches.__getitem__
 
     def send(self: StepBatches, index: int) -> dict[str, torch.Tensor]:
@@ -135,9 +135,9 @@ def test_a_signal_ends_the_run_after_the_step(make_config: MakeConfig, monkeypat
     monkeypatch.setattr(StepBatches, "__getitem__", send)
     with pytest.raises(Interrupted) as caught:
         train(config, quiet=True)
-    assert "after step 2 of 5" in caught.value.__notes__[0]
+    assert "after step 2 of 4" in caught.value.__notes__[0]
     monkeypatch.setattr(StepBatches, "__getitem__", drawn)
-    assert train(config, resume=True, quiet=True).summary["steps"] == 5
+    assert train(config, resume=True, quiet=True).summary["steps"] == 4
 
 
 def test_mini_batches_give_the_same_gradients(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_the_command_trains_a_baseline(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text(dump(make_config("steps=1")), encoding="utf-8")
+    path.write_text(dump(make_config("steps=1", "eval.every=1")), encoding="utf-8")
     assert main(["train", str(path), "method=cl"]) == 0
     captured = capsys.readouterr()
     assert "Trained 1 of 1 steps (method cl)." in captured.out

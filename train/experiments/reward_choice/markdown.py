@@ -13,8 +13,8 @@ STARTS = {"vague": "start model with vague rationales in its corpus", "plain": "
 _NOTE = (
     "Mean and standard deviation over seeds; dev chooses, test reports. *Gain*: test nDCG@10 minus that of the "
     "untrained model with its rationales; *in sd*: in standard deviations of that difference over seeds; *query se*: "
-    "its standard error over queries. *Swapped*: nDCG@10 with another query's rationales. *Similarity*: mean cosine of unrelated "
-    "texts."
+    "its standard error over queries. *Swapped*: nDCG@10 with another query's rationales. *Similarity*: mean cosine of "
+    "unrelated texts."
 )
 _BEHAVIOUR_NOTE = (
     "Greedy rationales of the held-out texts. *Distinct*: share of different ones among 8 that are sampled. *Name*: "

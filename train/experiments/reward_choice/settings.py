@@ -25,7 +25,7 @@ class Settings:
     batch_size: int = 16
     queries: int | None = None
     perplexity_texts: int = 400
-    sampled_texts: int = 32
+    sampled_texts: int = 16
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "perplexity_texts", "sampled_texts"):
