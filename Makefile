@@ -42,9 +42,10 @@ types: $(VENV)/.installed-dev
 tests: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "not slow and not engines" -n auto --maxprocesses 4 $(PYTEST_ARGS)
 
-# One after the other: each starts a Ray cluster.
+# Two at a time: each run starts a dozen processes one after the other, of up to 7 GB together.
 test-engines: $(VENV_ENGINES)/.installed
-	HF_HUB_OFFLINE=1 $(VENV_ENGINES)/bin/python -m pytest -m engines -o faulthandler_timeout=900 tests/engines $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(VENV_ENGINES)/bin/python -m pytest -m engines -n 2 --dist loadgroup \
+	    -o faulthandler_timeout=900 tests/engines $(PYTEST_ARGS)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -111,7 +112,8 @@ def config_file(model: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeFi
     root = tmp_path_factory.mktemp("runs")
     pairs, texts = root / "pairs.jsonl", root / "texts.txt"
     pairs.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
-    texts.write_text("".join(f"{row['positive']} for those who have a {row['query']}\n" for row in ROWS), encoding="utf-8")
+    lines = [f"{row['positive']} for those who have a {row['query']}\n" for row in ROWS]
+    texts.write_text("".join(lines), encoding="utf-8")
 
     def make(name: str, *, mode: str = "supervised", gpus: int = 1, **values: Any) -> Path:
         data = str(pairs if mode == "supervised" else texts)
@@ -165,3 +167,22 @@ def metrics(path: Path) -> list[dict[str, float]]:
 
 def output(path: Path) -> Path:
     return Path(yaml.safe_load(path.read_text(encoding="utf-8"))["output"])
+
+
+def encodes(folder: Path) -> None:
+    """The stock class loads what was written."""
+    from sentence_transformers import SentenceTransformer
+
+    vectors = SentenceTransformer(str(folder), trust_remote_code=True).encode(["cats", "rivers"])
+    assert vectors.shape == (2, 128)
+    assert np.isfinite(vectors).all()
+
+
+def check_steps(path: Path, steps: int) -> list[dict[str, float]]:
+    """The log of a run of so many steps, in which nothing went wrong."""
+    found = metrics(path)
+    assert [record["step"] for record in found] == list(range(1, steps + 1))
+    assert all(record["loss/grad_norm"] > 0 and record["cluster/lost_instances"] == 0 for record in found)
+    # What vLLM sampled from is what FSDP trains, also after updates: the newest weights are there.
+    assert max(record.get("loss/logprob_gap", 0.0) for record in found) < 1e-4
+    return found

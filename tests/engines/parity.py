@@ -51,7 +51,18 @@ def compare(trainer: VerlTrainer, config: TrainConfig) -> dict[str, Any]:
     # 2. The same update.
     values, expected = trainer.learner.update(sides, 1), learner.update(others, 1)
     after = apart(vectors(repooled(again, policy)), cluster_vectors(trainer, again))
+    divergence = trainer.learner.divergence_from_start(sides)
+    # 3. Weights that are written and read again.
+    kept = cluster_vectors(trainer, again)
+    assert trainer.cluster is not None
+    file = str(trainer.folder.training / "weights.pt")
+    trainer.cluster.call("save_weights", file, 1, what="weights")
+    trainer.learner.update(sides, 2)
+    left = apart(kept, cluster_vectors(trainer, again))
+    trainer.cluster.call("load_weights", file, what="weights")
     return {
+        "left": left,
+        "restored": apart(kept, cluster_vectors(trainer, again)),
         "vectors": apart(vectors(batch), vectors(again)),
         "rewards": max(apart(a.rewards, b.rewards) for a, b in zip(sides, others, strict=True)),
         "advantages": max(apart(a.advantages, b.advantages) for a, b in zip(sides, others, strict=True)),
@@ -62,7 +73,7 @@ def compare(trainer: VerlTrainer, config: TrainConfig) -> dict[str, Any]:
         "names": sorted(set(values) ^ set(expected)),
         "vectors_after_update": after,
         "moved": apart(vectors(again), vectors(repooled(again, policy))),
-        "divergence": trainer.learner.divergence_from_start(sides),
+        "divergence": divergence,
         "divergence_local": learner.divergence_from_start(others),
     }
 

@@ -20,8 +20,12 @@ def test_one_batch_gives_what_the_local_engine_gives(config_file: MakeFile, tmp_
     assert found["grad_norm"] < 1e-3
     assert found["loss"] < 1e-4
     assert found["surprise"] < 1e-4
+    assert found["gap"] < 1e-4
     assert found["names"] == []
     # The optimiser's step is the same, too.
     assert found["moved"] > 1e-3
     assert found["vectors_after_update"] < 1e-2 * found["moved"]
     assert found["divergence"] == pytest.approx(found["divergence_local"], rel=1e-3)
+    # Weights that were written come back whole, a tied head included.
+    assert found["left"] > 1e-3
+    assert found["restored"] == 0

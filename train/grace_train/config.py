@@ -205,7 +205,8 @@ class ComputeConfig:
 
     device: str | None = option(None, "cpu, cuda, cuda:1, mps; null is the best there is.")
     precision: Literal["auto", "fp32", "bf16"] = option(
-        "auto", "Of the passes, by autocast; auto is bf16 on CUDA devices that have it, else fp32."
+        "auto",
+        "Of the passes, by autocast; auto is bf16 on CUDA devices that have it (and with engine=verl), else fp32.",
     )
     gradient_checkpointing: bool = option(False, "Compute activations twice instead of keeping them.")
     tokens_per_microbatch: int = option(8192, "Tokens of one forward and backward pass, padding included.")
@@ -376,6 +377,8 @@ class TrainConfig:
 
     def _check_unused(self) -> None:
         """Refuse what would be accepted and do nothing."""
+        if self.engine == "local" and (self.cluster != ClusterConfig() or self.verl):
+            raise ConfigError("cluster.* and verl.* are for engine=verl, and engine is local: add engine=verl")
         if self.method == "simcse":  # pairs have no part in it
             object.__setattr__(self, "mode", "unsupervised")
         unused = [name for name in _changed(self.contrastive) if self.method == "grace" or name == "dropout"]

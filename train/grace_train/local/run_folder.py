@@ -58,6 +58,13 @@ class RunFolder:
         for left in self.path.glob(f"{_PARTIAL}*"):  # a process was killed while it wrote the model
             shutil.rmtree(left)
         self.is_continued = resume and not overwrite and bool(self.checkpoints.steps())
+        self._kept = {self._lock.path}
+
+    def keep(self, name: str) -> Path:
+        """A path in ``training/`` for something that is made before `begin`, which then leaves it alone."""
+        path = self.training / name
+        self._kept.add(path)
+        return path
 
     def begin(self, config: TrainConfig) -> None:
         """Start a run: remove what an earlier one left. Not before it is known that data and model can be used."""
@@ -93,7 +100,7 @@ class RunFolder:
     def _clear(self) -> None:
         """Remove ``training/`` and, where there is a model, all files beside it; other folders stay."""
         for entry in self.training.iterdir():
-            if entry == self._lock.path:
+            if entry in self._kept:
                 continue
             if entry.is_dir():
                 shutil.rmtree(entry)

@@ -44,8 +44,8 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
     from grace_train.verl_engine.requirements import require_engine, require_gpus
 
     check(config)
-    require_engine()
     require_gpus(config)
+    require_engine(config)
     os.environ.setdefault("VERL_LOGGING_LEVEL", "WARNING")
     logging.getLogger("transfer_queue").setLevel(logging.ERROR)
     # verl prints; standard output is for results.
@@ -56,17 +56,22 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
 
 
 def settings(config: TrainConfig) -> list[str]:
-    """What verl gets, as its own command line would take it; needs neither verl nor the model.
+    """What verl gets, one ``key=value`` each; needs neither verl nor the model's weights.
 
     Raises:
         ConfigError: Something that this engine cannot do.
     """
     from pathlib import Path
 
+    from grace_st.config import CONFIG_NAME, GraceConfig
     from grace_train.local.run_folder import TRAINING
     from grace_train.verl_engine.overrides import check, derived, lines
 
     check(config)
-    # The model folder's own limits where the configuration leaves them open; those of `grace-st convert` by default.
-    limits = config.prompt.max_seq_length or 1024, config.prompt.max_new_tokens or 256
+    seq_length, new_tokens = 1024, 256  # of `grace-st convert`
+    given = Path(config.model).expanduser() / CONFIG_NAME
+    if given.is_file():
+        folder = GraceConfig.from_file(given)
+        seq_length, new_tokens = folder.max_seq_length, folder.max_new_tokens
+    limits = config.prompt.max_seq_length or seq_length, config.prompt.max_new_tokens or new_tokens
     return lines(derived(config, str(Path(config.output) / TRAINING / "start"), *limits))

@@ -31,7 +31,7 @@ class RolloutLoop(AgentLoopBase):
 
         Args:
             sampling_params: verl's, with the temperature.
-            kwargs: ``job``: what `grace_train.verl_engine.cluster.Job` packs.
+            kwargs: ``job``: what `grace_train.verl_engine.jobs.Job` packs.
 
         Returns:
             One output for each sample, in the job's order. What went wrong is in the outputs' ``extra_fields``,
@@ -44,7 +44,12 @@ class RolloutLoop(AgentLoopBase):
                 for prompt, seeds in job["prompts"]
                 for seed in seeds
             ]
-            return list(await asyncio.gather(*tasks))
+            # All of them, so that none is still being written when the weights change.
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+            failed = next((answer for answer in answers if isinstance(answer, BaseException)), None)
+            if failed is not None:
+                raise failed
+            return list(answers)
         except Exception as error:
             # An error that came through Ray has the other process' traceback in it; the last line is the cause.
             cause = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
@@ -60,8 +65,8 @@ class RolloutLoop(AgentLoopBase):
             params["seed"] = seed
         answer = await self.server_manager.generate(request_id=uuid4().hex, prompt_ids=prompt, sampling_params=params)
         ids = list(answer.token_ids)[: self.response_length]
-        if not ids:
-            raise RuntimeError(f"the engine gave no token (stop reason {answer.stop_reason!r})")
+        if not ids or answer.stop_reason in ("aborted", "abort"):
+            raise RuntimeError(f"the engine gave {len(ids)} tokens (stop reason {answer.stop_reason!r})")
         return _output(prompt[-1:], ids, [float(value) for value in (answer.log_probs or [])[: len(ids)]], "")
 
 

@@ -12,8 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,7 +38,8 @@ PARTITION = "train"
 _POLL_SECONDS = 0.05
 _LOOK_SECONDS = 5.0
 _STOP_SECONDS = 60.0
-_LOG_CHARACTERS = 200_000
+_LOG_BYTES = 200_000
+_CAUSE_CHARACTERS = 400
 _LOG_ERRORS = 3
 _ERROR = re.compile(r"((?:\w+\.)*\w*Error: [^\n]{5,300})")
 
@@ -83,6 +83,8 @@ class Cluster:
         self.limit = limit
         self._awake = False
         self._version = 0
+        self._started = time.time()
+        self._looked = time.monotonic()
         try:
             self._start()
         except BaseException:
@@ -108,6 +110,7 @@ class Cluster:
             options = {key: options[key] for key in ("address", "runtime_env", "log_to_driver")}
         ray.init(**options)  # not in another thread: the processes that it starts end with the thread that started them
         self._check_gpus()
+        self._check_alone()
         OmegaConf.resolve(config)
         self._within("the queue of rollouts to start", lambda: tq.init(config.transfer_queue))
         self.parts = self._within("the workers to start", self._make_parts)
@@ -123,6 +126,17 @@ class Cluster:
                 f"cluster.gpus x cluster.nodes asks for {wanted} GPUs, and Ray has {present}{hint}: lower them, or "
                 "join more nodes with `ray start`"
             )
+
+    def _check_alone(self) -> None:
+        """Verl's queue has one name on a cluster: the run that ends first would take the other's away."""
+        try:
+            ray.get_actor("TransferQueueController", namespace="transfer_queue")
+        except ValueError:
+            return
+        raise ConfigError(
+            f"another run of verl is at work on the Ray cluster {self.config.ray_kwargs.ray_init.address!r}: wait for "
+            "its end, or start a cluster of its own (cluster.address=null)"
+        )
 
     def _make_parts(self) -> _Parts:
         parts = _Parts(config=self.config)
@@ -157,19 +171,19 @@ class Cluster:
         """
         future = _in_background(work)
         deadline = time.monotonic() + self.limit
-        while True:
-            try:
-                return future.result(timeout=min(_LOOK_SECONDS, max(0.1, deadline - time.monotonic())))
-            except FutureTimeout:
-                dead = self._dead()
-                if dead:
-                    raise self._failed(what, dead) from None
-                if time.monotonic() > deadline:
-                    raise self._too_long(what) from None
-            except (ConfigError, ClusterError):
-                raise
-            except Exception as error:
-                raise self._failed(what, _first_lines(error)) from error
+        # Not `future.result(timeout)`: it raises the same TimeoutError that the work itself may raise.
+        while not wait([future], timeout=min(_LOOK_SECONDS, max(0.1, deadline - time.monotonic()))).done:
+            dead = self._dead()
+            if dead:
+                raise self._failed(what, dead)
+            if time.monotonic() > deadline:
+                raise self._too_long(what)
+        try:
+            return future.result()
+        except (ConfigError, ClusterError):
+            raise
+        except Exception as error:
+            raise self._failed(what, _first_lines(error)) from error
 
     def _too_long(self, what: str) -> ClusterError:
         return ClusterError(
@@ -177,10 +191,13 @@ class Cluster:
         )
 
     def _failed(self, what: str, cause: str) -> ClusterError:
-        cause = cause.rstrip(".")
-        return ClusterError(
-            f"while waiting for {what}: {cause}{_logged_errors()}. Logs are in {_log_folder()}; go on with --resume"
-        )
+        explained = self.explained(cause)
+        if "OutOfMemoryError" in explained:
+            explained += (
+                ". Too little memory: lower compute.tokens_per_microbatch, or cluster.gpu_memory, or set "
+                "cluster.offload=true or compute.gradient_checkpointing=true"
+            )
+        return ClusterError(f"while waiting for {what}: {explained}. Logs are in {_log_folder()}; go on with --resume")
 
     def _dead(self) -> str:
         """What killed a process of the run, or an empty string."""
@@ -246,30 +263,32 @@ class Cluster:
         return found
 
     def _await_finished(self, uids: Sequence[str], progress: Callable[[int], None] | None) -> None:
-        deadline = time.monotonic() + self.limit
-        looked, done = time.monotonic(), 0
-        while True:
-            try:
-                tags = (tq.kv_list(PARTITION) or {}).get(PARTITION, {})
-            except Exception as error:
-                raise self._failed("rollouts", _first_lines(error)) from error
+        """Wait for rollouts; the limit is for the time in which none is finished."""
+        deadline, done = time.monotonic() + self.limit, 0
+        while done < len(uids):
+            # The queue's client waits for ever for a controller that is gone.
+            tags = self._within("rollouts", _tags)
             finished = sum(tags.get(uid, {}).get("status") in ("finished", "failure") for uid in uids)
-            if progress is not None and finished > done:
-                progress(finished - done)
-            done = finished
-            if done == len(uids):
-                return
-            if time.monotonic() > deadline:
+            if finished > done:
+                if progress is not None:
+                    progress(finished - done)
+                deadline, done = time.monotonic() + self.limit, finished
+            elif time.monotonic() > deadline:
                 raise self._too_long(f"rollouts ({done} of {len(uids)} instances are there)")
-            if time.monotonic() - looked > _LOOK_SECONDS:
-                looked = time.monotonic()
-                dead = self._dead()
-                if dead:
-                    raise self._failed("rollouts", dead)
-            time.sleep(_POLL_SECONDS)
+            else:
+                self._look()
+                time.sleep(_POLL_SECONDS)
+
+    def _look(self) -> None:
+        """Every few seconds, see whether all processes are alive."""
+        if time.monotonic() - self._looked > _LOOK_SECONDS:
+            self._looked = time.monotonic()
+            dead = self._dead()
+            if dead:
+                raise self._failed("rollouts", dead)
 
     def _collect(self, uids: Sequence[str], jobs: Sequence[Job]) -> list[list[Written] | str]:
-        tags = (tq.kv_list(PARTITION) or {}).get(PARTITION, {})
+        tags = _tags()
         wanted = [key for uid, job in zip(uids, jobs, strict=True) for key in (f"{uid}_0_{n}" for n in range(job.size))]
         keys = [key for key in wanted if key in tags]
         rows: dict[str, tuple[str, Written]] = {}
@@ -321,11 +340,13 @@ class Cluster:
 
     def explained(self, cause: str) -> str:
         """A cause, and what the processes have logged about it."""
-        return f"{cause.rstrip('.')}{_logged_errors()}"
+        return f"{cause.rstrip('.')}{_logged_errors(self._started)}"
 
-    def worker_pids(self) -> list[int]:
-        """Process ids of the workers, for tests that end one."""
-        return [actor["Pid"] for actor in _actors() if actor["ActorClassName"].startswith("WorkerDict")]
+
+def _tags() -> dict[str, dict[str, Any]]:
+    """What the queue says about each of its rows."""
+    tags: dict[str, dict[str, Any]] = (tq.kv_list(PARTITION) or {}).get(PARTITION, {})
+    return tags
 
 
 def _in_background(work: Callable[[], T]) -> Future[T]:
@@ -343,23 +364,21 @@ def _in_background(work: Callable[[], T]) -> Future[T]:
 
 
 def _actors() -> list[dict[str, Any]]:
-    """The actors of this Ray session: class, pid, state and cause of death."""
+    """The actors of this run: class, pid, state and cause of death. A cluster may run other jobs beside it."""
     import ray._private.state as state
 
     found = []
-    for actor in state.actors().values():
-        cause = actor.get("DeathCause") or {}
-        context = cause.get("actorDiedErrorContext", {}) if isinstance(cause, dict) else {}
+    for actor in state.actors(job_id=ray.JobID.from_hex(ray.get_runtime_context().get_job_id())).values():
+        told = str(actor.get("DeathCause") or "")
+        message = getattr(getattr(actor.get("DeathCause"), "actor_died_error_context", None), "error_message", "")
         found.append(
             {
                 "ActorClassName": str(actor.get("ActorClassName", "")),
                 "Pid": actor.get("Pid", 0),
                 "State": actor.get("State"),
-                "Cause": str(context.get("errorMessage", "") or "unknown").strip().splitlines()[0],
+                "Cause": " ".join(str(message).split())[:_CAUSE_CHARACTERS] or "unknown",
                 # Ended by its own side: scoped out, or killed by us.
-                "Expected": any(
-                    word in str(cause) for word in ("ray.kill", "went out of scope", "OUT_OF_SCOPE", "RAY_KILL")
-                ),
+                "Expected": any(word in told for word in ("ray.kill", "went out of scope", "OUT_OF_SCOPE", "RAY_KILL")),
             }
         )
     return found
@@ -380,11 +399,18 @@ def _log_folder() -> Path:
     return Path(node.get_logs_dir_path()) if node is not None else Path("/tmp/ray/session_latest/logs")
 
 
-def _logged_errors() -> str:
-    """The errors that stand last in the logs of this machine's processes, for a message; perhaps empty."""
+def _logged_errors(since: float) -> str:
+    """The errors that stand last in the logs of this machine's processes, for a message; perhaps empty.
+
+    Args:
+        since: Logs that end before this time are of another run.
+    """
     found: dict[str, None] = {}
-    for path in sorted(_log_folder().glob("worker-*"), key=lambda path: path.stat().st_mtime):
-        text = path.read_text(encoding="utf-8", errors="replace")[-_LOG_CHARACTERS:]
+    logs = [(path.stat().st_mtime, path) for path in _log_folder().glob("worker-*")]
+    for _, path in sorted(item for item in logs if item[0] >= since):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _LOG_BYTES))
+            text = file.read().decode(errors="replace")
         found |= dict.fromkeys(match.group(1) for match in _ERROR.finditer(text))
     told = [line for line in found if "EngineDeadError" not in line][-_LOG_ERRORS:]
     return "; logged before: " + " | ".join(told) if told else ""

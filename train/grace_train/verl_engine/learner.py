@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import torch
 
 from grace_train.config import TrainConfig
 from grace_train.local.scoring import Side
@@ -71,7 +74,7 @@ class ClusterLearner:
             each=[list(rows) for rows in zip(*dealt, strict=True)],
             what=f"the update of step {step}",
         )
-        for result, count in zip(answers[0], tokens, strict=True):  # verl gathers the sums of all workers in each
+        for result, count in zip(answers[0], tokens, strict=False):  # verl gathers the sums of all workers in each
             norm = result["grad_norm"]
             if not math.isfinite(norm):
                 raise TrainingStopped(
@@ -89,8 +92,9 @@ class ClusterLearner:
         return logged_values(sums, rate, self.config)
 
     def divergence_from_start(self, sides: Sequence[Side]) -> float:
-        """KL to the start model in nats per token, estimated on some rollouts (the k3 estimator)."""
-        samples = samples_of(sides, range(len(sides[0].groups)))
+        """KL to the start model in nats per token, estimated on all rollouts of a batch (the k3 estimator)."""
+        everything = [replace(side, kept=torch.ones_like(side.kept)) for side in sides]
+        samples = samples_of(everything, range(len(sides[0].groups)))
         answers = self.cluster.call("divergence", each=self._rows(samples), what="the divergence from the start model")
         return sum(total for total, _ in answers) / max(1, sum(count for _, count in answers))
 

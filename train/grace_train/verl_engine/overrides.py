@@ -16,7 +16,51 @@ from grace_train.options import ConfigError
 from grace_train.verl_engine.agent_names import AGENT_LOOP
 
 _LOOPS = Path(__file__).with_name("agent_loops.yaml")
-_RESERVED = ("actor_rollout_ref.actor.optim.lr", "data.train_files", "data.val_files", "trainer.default_local_dir")
+_ACTOR, _SERVED = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+# What verl would ignore, or what would then mean something else to verl than to us; and our own setting for it.
+_OURS = {
+    "actor_rollout_ref.model.path": "model",
+    "actor_rollout_ref.model.lora_rank": "lora.rank",
+    "actor_rollout_ref.model.lora_alpha": "lora.alpha",
+    "actor_rollout_ref.model.target_modules": "lora.target_modules",
+    f"{_ACTOR}.strategy": "cluster.fsdp",
+    f"{_ACTOR}.ppo_mini_batch_size": "batch_size and algorithm.updates_per_batch",
+    f"{_ACTOR}.ppo_epochs": "algorithm.updates_per_batch",
+    f"{_ACTOR}.clip_ratio": "algorithm.clip_low and algorithm.clip_high",
+    f"{_ACTOR}.loss_agg_mode": "algorithm.aggregation",
+    f"{_ACTOR}.entropy_coeff": "algorithm.entropy",
+    f"{_ACTOR}.kl_loss": "algorithm.kl",
+    f"{_ACTOR}.use_kl_loss": "algorithm.kl and eval.kl",
+    f"{_ACTOR}.grad_clip": "optimizer.max_grad_norm",
+    f"{_ACTOR}.optim.clip_grad": "optimizer.max_grad_norm",
+    f"{_ACTOR}.optim.lr": "optimizer.learning_rate, optimizer.schedule and optimizer.warmup",
+    f"{_SERVED}.temperature": "rollout.temperature",
+    f"{_SERVED}.prompt_length": "prompt.max_seq_length",
+    f"{_SERVED}.response_length": "prompt.max_new_tokens",
+    f"{_SERVED}.n": "rollout.group_size",
+    "algorithm.": "algorithm.*",
+    "data.": "data.* and batch_size",
+    "reward": "reward.*",
+    "trainer.n_gpus_per_node": "cluster.gpus",
+    "trainer.nnodes": "cluster.nodes",
+    "trainer.total_": "steps or epochs",
+    "trainer.save_freq": "checkpoint.every",
+    "trainer.test_freq": "eval.every",
+    "trainer.val_": "eval.*",
+    "trainer.resume": "--resume",
+    "trainer.default_local_dir": "output",
+    "trainer.logger": "cluster.loggers",
+}
+# Whole names, where the table above holds beginnings.
+_EXACT = (f"{_SERVED}.n", f"{_SERVED}.temperature")
+_REFUSED = {
+    f"{_SERVED}.top_p": "the loss is that of sampling from the whole distribution",
+    f"{_SERVED}.top_k": "the loss is that of sampling from the whole distribution",
+    "actor_rollout_ref.model.use_fused_kernels": "they replace the pass that vectors are pooled from",
+}
+# Sections that take any key.
+_OPEN = ("override_config", "engine_kwargs", "override_optimizer_config", "ray_init", "runtime_env", "env_vars")
+_MAX_LORA_RANK = 512
 
 
 def check(config: TrainConfig) -> None:
@@ -40,16 +84,29 @@ def check(config: TrainConfig) -> None:
             "optimizer.weight_decay spares vectors, and verl's optimiser does not: set it to 0, or set "
             "verl.actor_rollout_ref.actor.optim.weight_decay, which decays everything"
         )
-    if config.lora.rank and config.lora.rank not in (8, 16, 32, 64, 128, 256, 320, 512):
-        raise ConfigError(f"lora.rank={config.lora.rank}: vLLM serves ranks 8, 16, 32, 64, 128, 256, 320 and 512")
+    if config.lora.rank > _MAX_LORA_RANK:
+        raise ConfigError(f"lora.rank={config.lora.rank}: vLLM serves ranks up to {_MAX_LORA_RANK}")
+    if config.compute.precision == "fp32" and config.cluster.attention == "flash_attention_2":
+        raise ConfigError(
+            "cluster.attention=flash_attention_2 computes in half precision and compute.precision is fp32: set "
+            "cluster.attention=sdpa"
+        )
     for key, value in flat(config.verl):
-        if key.endswith("ulysses_sequence_parallel_size") and value != 1:
-            raise ConfigError(
-                f"verl.{key}={value!r}: sequences are pooled whole, so they cannot be split over GPUs: leave it at 1 "
-                "and lower compute.tokens_per_microbatch if memory is short"
-            )
-        if key in _RESERVED:
-            raise ConfigError(f"verl.{key} is decided by our own settings: leave it out")
+        _check_own(key, value)
+
+
+def _check_own(key: str, value: Any) -> None:
+    """Refuse a setting of verl that is decided elsewhere."""
+    if key.endswith("ulysses_sequence_parallel_size") and value != 1:
+        raise ConfigError(
+            f"verl.{key}={value!r}: sequences are pooled whole, so they cannot be split over GPUs: leave it at 1 "
+            "and lower compute.tokens_per_microbatch if memory is short"
+        )
+    if key in _REFUSED:
+        raise ConfigError(f"verl.{key} cannot be changed: {_REFUSED[key]}")
+    for start, ours in _OURS.items():
+        if key == start or (start not in _EXACT and key.startswith(start)):
+            raise ConfigError(f"verl.{key} is decided by our own settings: use {ours}")
 
 
 def flat(values: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
@@ -76,7 +133,7 @@ def derived(config: TrainConfig, start: str, max_seq_length: int, max_new_tokens
     packed = cluster.attention == "flash_attention_2"
     longest = max_seq_length + max_new_tokens
     tokens = max(config.compute.tokens_per_microbatch, longest)
-    actor, served = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+    actor, served = _ACTOR, _SERVED
     passes = {"param_dtype": "bf16" if half else "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
     values: dict[str, Any] = {
         # Model: weights and optimiser states in fp32, passes in half precision.
@@ -171,7 +228,7 @@ def compose(values: Mapping[str, Any]) -> Any:
     """Verl's configuration with these settings in it.
 
     Raises:
-        ConfigError: verl has no such section; the message names the nearest key there is.
+        ConfigError: verl has no such setting; the message names the nearest key there is.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
@@ -184,9 +241,7 @@ def compose(values: Mapping[str, Any]) -> Any:
     known = [key for key, _ in flat(OmegaConf.to_container(config, resolve=False))]
     OmegaConf.set_struct(config, False)
     for key, value in values.items():
-        parent, _, _ = key.rpartition(".")
-        # A new name in a section that exists is left to verl, whose dataclasses refuse what they do not know.
-        if key not in known and not any(other.startswith(f"{parent}.") or other == parent for other in known):
+        if key not in known and not any(f".{name}." in f".{key}" for name in _OPEN):
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean verl.{near[0]}?" if near else ""
             raise ConfigError(f"verl has no setting {key!r}{hint}")

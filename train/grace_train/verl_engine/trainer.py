@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from grace_train.config import TrainConfig
 from grace_train.local.checkpoints import RunState
+from grace_train.local.run_folder import RunFolder
 from grace_train.local.scoring import Side
-from grace_train.local.trainer import Outcome, Trainer
+from grace_train.local.trainer import Outcome, Trainer, Views
 from grace_train.report.log import RunLog
 from grace_train.verl_engine.cluster import Cluster
 from grace_train.verl_engine.learner import ClusterLearner
@@ -31,10 +33,17 @@ class VerlTrainer(Trainer):
 
     cluster: Cluster | None = None
 
+    def __init__(self, config: TrainConfig, folder: RunFolder, views: Views) -> None:
+        try:
+            super().__init__(config, folder, views)
+        except BaseException:
+            self._close()
+            raise
+
     def _load(self) -> None:
         config = self.config
         self.views.note("reading the start model")
-        start = StartModel(config, self.folder.training / START)
+        start = StartModel(config, self.folder.keep(START))
         limits = start.config.max_seq_length, start.config.max_new_tokens
         values = derived(config, str(start.path), *limits)
         verl_config = compose(values)
@@ -57,8 +66,11 @@ class VerlTrainer(Trainer):
         try:
             return super().run()
         finally:
-            if self.cluster is not None:
-                self.cluster.close()
+            self._close()
+
+    def _close(self) -> None:
+        if self.cluster is not None:
+            self.cluster.close()
 
     def _step(self, step: int) -> tuple[dict[str, float], list[Side]]:
         traffic = self.module.traffic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -33,6 +34,12 @@ _PEFT = "base_model.model."
 
 class GraceWorker(ActorRolloutRefWorker):
     """verl's worker with vectors, our loss, and whole weights in one file."""
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def init_model(self) -> None:
+        """Load the model; the adapters' first values come from the run's seed."""
+        torch.manual_seed(self.config.actor.fsdp_config.seed)
+        super().init_model()
 
     # ---------------------------------------------------------------- vectors
 
@@ -117,7 +124,8 @@ class GraceWorker(ActorRolloutRefWorker):
             temperature: That of the rollouts.
 
         Returns:
-            For each part ``grad_norm`` (of all workers) and this worker's sums for the log.
+            For each part ``grad_norm`` and sums for the log, both of all workers. A part with gradients that are not
+            finite is the last one: verl has left the weights as they were.
         """
         self.actor.set_loss_fn(partial(contrastive_loss, settings=settings))
         batches = [update_batch(rows) for rows in parts]
@@ -135,6 +143,8 @@ class GraceWorker(ActorRolloutRefWorker):
             metrics = tu.get(self.actor.train_batch(batch), "metrics")
             sums = {name: _total(value) for name, value in metrics.items() if name.endswith("_sum")}
             results.append({"grad_norm": float(metrics["grad_norm"]), **sums})
+            if not math.isfinite(results[-1]["grad_norm"]):  # of all workers, so that all of them stop here
+                break
         return results
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
@@ -169,7 +179,7 @@ class GraceWorker(ActorRolloutRefWorker):
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def save_weights(self, path: str, step: int) -> None:
-        """Write the trained weights, whole, in the format and by the names of the local engine's best weights."""
+        """Write the trained weights, whole, by the names of the local engine (and a tied weight by both of its)."""
         with self._on_device():
             options = StateDictOptions(full_state_dict=True, cpu_offload=True)
             state = get_model_state_dict(self.actor.engine.module, options=options)
@@ -184,13 +194,15 @@ class GraceWorker(ActorRolloutRefWorker):
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def load_weights(self, path: str) -> None:
         """Take weights that `save_weights` wrote."""
-        state: dict[str, Any] = {}
-        if self.rank == 0:
-            prefix = _PEFT if self._has_adapters else ""
-            saved = torch.load(path, weights_only=True, map_location="cpu")["weights"]
-            state = {prefix + name: value for name, value in saved.items()}
-        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
         with self._on_device():
+            # With adapters the weights below them go along: FSDP1 takes whole states only.
+            gather = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            state = get_model_state_dict(self.actor.engine.module, options=gather) if self._has_adapters else {}
+            if self.rank == 0:
+                prefix = _PEFT if self._has_adapters else ""
+                saved = torch.load(path, weights_only=True, map_location="cpu")["weights"]
+                state |= {prefix + name: value for name, value in saved.items()}
+            options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
             set_model_state_dict(self.actor.engine.module, state, options=options)
 
     @contextmanager
