@@ -216,11 +216,8 @@ def job(tmp_path: Path, name: str, code: str) -> Job:
 
 def test_a_failure_or_a_hang_stops_none_of_the_others(tmp_path: Path) -> None:
     marker = tmp_path / "child"
-    hang = (
-        "import subprocess, sys, time; "
-        f"code = 'import time; time.sleep(4); open({str(marker)!r}, \"w\")'; "
-        "subprocess.Popen([sys.executable, '-c', code]); time.sleep(60)"
-    )
+    child = f"import time; time.sleep(4); open({str(marker)!r}, 'w')"
+    hang = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
     jobs = [
         job(tmp_path, "bad", "import sys; sys.exit('the reason')"),
         job(tmp_path, "hang", hang),

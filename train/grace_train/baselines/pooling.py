@@ -32,15 +32,11 @@ class PromptPooling(InputModule):
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self.model = policy.model  # registered, so that training mode and device reach it
+        self.tokenizer = policy.module.tokenizer
         self._policy = policy
         self._module = [policy.module]  # in a list: its parameters are the model's
         self._config = policy.module.config
         self._forward = CausalForward(policy.model, self._config.pooling, self._config.pad_token_id)
-
-    @property
-    def tokenizer(self) -> Any:
-        """The policy's."""
-        return self._module[0].tokenizer
 
     def get_embedding_dimension(self) -> int:
         """``d`` of the vectors."""
