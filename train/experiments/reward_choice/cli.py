@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import signal
 import statistics
 import sys
 from collections.abc import Sequence
@@ -81,8 +82,7 @@ class Experiment:
             "seed": run.seed,
             "cause": cause,
         }
-        text = json.dumps(content, indent=1) + "\n"
-        write_atomically(self.path(run), lambda path: path.write_text(text, encoding="utf-8"))
+        _write(self.path(run), json.dumps(content, indent=1) + "\n")
 
     def make(self, *, jobs: int, limit: float, retry_failed: bool) -> int:
         """Make the runs that are left. Returns how many failed."""
@@ -128,10 +128,8 @@ class Experiment:
         text = json.dumps(as_json(lines, asdict(self.settings)), indent=1) + "\n"
         shown = markdown.page(lines)
         for folder in (self.output, HERE) if publish else (self.output,):
-            for name, content in (("results.json", text), ("results.md", shown)):
-                write_atomically(
-                    folder / name, lambda path, content=content: path.write_text(content, encoding="utf-8")
-                )
+            _write(folder / "results.json", text)
+            _write(folder / "results.md", shown)
         if publish:
             blocks = {"reward-choice-table": shown, "reward-choice-deviations": markdown.deviations(lines)}
             markdown.fill(PAGE, blocks)
@@ -161,6 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start_models.make(starts, output, steps=options.pretrain_steps, threads=options.jobs)
     experiment = Experiment(output, settings, runs)
     failed = 0
+    signal.signal(signal.SIGTERM, _interrupt)  # its processes would go on without it
     try:
         if not options.table:
             failed = experiment.make(jobs=options.jobs, limit=options.limit, retry_failed=options.retry_failed)
@@ -170,6 +169,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         experiment.table(rows, publish=not smoke and not names)
     return 1 if failed else 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -208,10 +215,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=_positive, metavar="N", help="at most N seeds of each row")
     parser.add_argument("--jobs", type=_positive, default=2, help="runs side by side (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="folder of everything (default: runs/reward_choice)")
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds of one run (default: %(default)s)")
+    parser.add_argument("--limit", type=float, default=1800.0, help="seconds of one run (default: %(default)s)")
     parser.add_argument("--steps", type=_positive, help=f"steps of a GRACE run (default: {sizes.steps})")
     parser.add_argument("--batch-size", type=_positive, help=f"instances of a batch (default: {sizes.batch_size})")
-    parser.add_argument("--queries", type=_positive, help="most queries of dev and of test (default: all)")
+    parser.add_argument("--queries", type=_positive, help=f"most queries of dev and of test (default: {sizes.queries})")
     parser.add_argument("--pretrain-steps", type=_positive, help="of the second start model (default: the recipe's)")
     parser.add_argument("--retry-failed", action="store_true", help="make runs that failed again")
     parser.add_argument("--smoke", action="store_true", help="three tiny runs, to see that everything works")

@@ -72,7 +72,8 @@ def run_all(
         environment: Variables beside those of this process.
         clock: Seconds, from any start.
     """
-    waiting, running = list(jobs), []
+    waiting = list(jobs)
+    running: list[_Running] = []
     try:
         while waiting or running:
             while waiting and len(running) < side_by_side:

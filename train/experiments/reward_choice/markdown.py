@@ -82,7 +82,7 @@ def _retrieval(line: Line) -> str:
 
 def _behaviour_header() -> str:
     names = ("row", "length", "EOS rate", "distinct", "name", "attributes", "repeated", "with rationales")
-    return _header((*names, "perplexity", "seconds"))
+    return _header((*names, "perplexity", "CPU s"))
 
 
 def _behaviour(line: Line) -> str:

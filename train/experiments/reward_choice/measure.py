@@ -42,7 +42,8 @@ def measure(folder: Path, row: Row, settings: Settings) -> dict[str, Any]:
     """
     corpus = Corpus()
     model = _load(folder, row)
-    module: GenerateThenPool = model[0]
+    module = model[0]
+    assert isinstance(module, GenerateThenPool)  # what grace_st.load gives
     found: dict[str, Any] = _retrieval(model, corpus, settings, row.budget)
     found["perplexity"] = perplexity(module, plain_texts(corpus, settings.perplexity_texts))
     if row.budget:

@@ -22,8 +22,8 @@ class Settings:
     """
 
     steps: int = 40
-    batch_size: int = 16
-    queries: int | None = None
+    batch_size: int = 8
+    queries: int | None = 150
     perplexity_texts: int = 400
     sampled_texts: int = 16
 
