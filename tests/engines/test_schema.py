@@ -42,8 +42,17 @@ def test_the_bundled_configurations_satisfy_verl(name: str, monkeypatch: pytest.
     assert made.trainer.n_gpus_per_node * made.trainer.nnodes == config.cluster.world_size
 
 
-def test_a_section_that_verl_does_not_have_is_refused() -> None:
-    change = "verl.actor_rollout_ref.rolout.top_p=1"
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "verl.actor_rollout_ref.rolout.max_num_seqs=1",
+            r"did you mean verl\.actor_rollout_ref\.rollout\.max_num_seqs",
+        ),
+        ("verl.trainer.project_nam=mine", r"did you mean verl\.trainer\.project_name"),
+    ],
+)
+def test_a_setting_that_verl_does_not_have_is_refused(change: str, message: str) -> None:
     config = load_config("verl-lora", ["output=o", "data.train=t.jsonl", change])
-    with pytest.raises(ConfigError, match=r"did you mean verl\.actor_rollout_ref\.rollout\.top_p"):
+    with pytest.raises(ConfigError, match=message):
         compose(derived(config, "x", 512, 256))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ import grace_st
 from grace_train.config import TrainConfig
 from grace_train.local.interruption import Interrupted
 from grace_train.local.policy import Policy, load_policy
+from grace_train.local.resume import check_same_run
 from grace_train.local.run_folder import RunFolder
 from grace_train.local.trainer import Trainer, train
 from grace_train.local.update import Learner
@@ -528,6 +530,16 @@ def test_a_checkpoint_of_another_configuration(make_config: MakeConfig, change: 
     train(make_config(), quiet=True)
     with pytest.raises(ValueError, match=message):
         train(make_config(change), resume=True, quiet=True)
+
+
+def test_a_checkpoint_of_an_older_version_has_the_defaults_of_new_settings(make_config: MakeConfig) -> None:
+    config = make_config()
+    before = config.to_dict()
+    del before["engine"], before["verl"], before["cluster"]
+    check_same_run(config, before)
+    del before["seed"]
+    with pytest.raises(ValueError, match="seed was 0 and is 1"):
+        check_same_run(dataclasses.replace(config, seed=1), before)
 
 
 def test_settings_that_only_show_or_keep_may_change(make_config: MakeConfig) -> None:

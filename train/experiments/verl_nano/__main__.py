@@ -29,10 +29,11 @@ def main() -> None:
     """Make the runs that are missing, and write results.json and the table in README.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--queries", type=int, default=None, help="of dev and of test; all by default")
     parser.add_argument("--runs", type=Path, default=Path("runs/verl_nano"))
     given = parser.parse_args()
-    found = {engine: run(engine, given.steps, given.runs / engine) for engine in ("local", "verl")}
-    results = {"machine": machine(), "steps": given.steps, "engines": found}
+    found = {engine: run(engine, given.steps, given.queries, given.runs / engine) for engine in ("local", "verl")}
+    results = {"machine": machine(), "steps": given.steps, "queries": given.queries, "engines": found}
     text = json.dumps(results, indent=2) + "\n"
     write_atomically(HERE / "results.json", lambda path: path.write_text(text, encoding="utf-8"))
     readme = HERE / "README.md"
@@ -40,9 +41,11 @@ def main() -> None:
     write_atomically(readme, lambda path: path.write_text(page, encoding="utf-8"))
 
 
-def run(engine: str, steps: int, folder: Path) -> dict[str, Any]:
+def run(engine: str, steps: int, queries: int | None, folder: Path) -> dict[str, Any]:
     """One run of the command line, and its figures."""
     changes = [f"output={folder}", f"steps={steps}", f"engine={engine}", "log.curves=false"]
+    # Evaluations at the start and at the end.
+    changes += [f"eval.every={steps}", f"eval.max_queries={json.dumps(queries)}"]
     environment = dict(os.environ)
     if engine == "verl":
         changes += ["compute.threads=null", "cluster.attention=sdpa", "cluster.agent_workers=1"]
@@ -50,6 +53,7 @@ def run(engine: str, steps: int, folder: Path) -> dict[str, Any]:
             environment |= cpu_support.ENVIRONMENT
             changes += [f"verl.{key}={json.dumps(value)}" for key, value in cpu_support.SETTINGS.items()]
             changes += ["verl.actor_rollout_ref.rollout.max_num_seqs=192"]
+            environment["OMP_NUM_THREADS"] = "2"  # its processes take turns
     subprocess.run([sys.executable, *COMMAND, "nano", *changes, "--resume"], check=True, env=environment)
     training = folder / "training"
     summary = json.loads((training / "summary.json").read_text(encoding="utf-8"))

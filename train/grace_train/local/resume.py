@@ -7,6 +7,7 @@ from typing import Any
 
 from grace_train.config import TrainConfig
 from grace_train.config_files import differences
+from grace_train.options import ConfigError
 
 # Shown or stopped differently, or computed in other pieces (rounding may differ), but trained in the same way. Not
 # eval.keep: the best weights so far may not be there.
@@ -47,12 +48,20 @@ def check_same_run(config: TrainConfig, before: Mapping[str, Any]) -> None:
     """
     changed = [
         (key, old, new)
-        for key, old, new in differences(before, config.to_dict())
+        for key, old, new in differences(_completed(before), config.to_dict())
         if not key.startswith(_FREE) and not _is_longer(config, key, old, new) and (key, new) != ("eval.keep", "last")
     ]
     if changed:
         told = "; ".join(f"{key} was {old!r} and is {new!r}" for key, old, new in changed)
         raise ValueError(f"the run was made with other settings ({told}): use those, or start with --overwrite")
+
+
+def _completed(before: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the defaults of settings that did not exist when the checkpoint was made."""
+    try:
+        return TrainConfig.from_dict(before).to_dict()
+    except ConfigError:  # made by a version that had a setting which is gone: shown as a difference
+        return before
 
 
 def _is_longer(config: TrainConfig, key: str, old: Any, new: Any) -> bool:

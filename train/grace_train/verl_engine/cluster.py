@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 PARTITION = "train"
 _POLL_SECONDS = 0.05
+_MAX_POLL_SECONDS = 1.0
 _LOOK_SECONDS = 5.0
 _STOP_SECONDS = 60.0
 _LOG_BYTES = 200_000
@@ -267,7 +268,10 @@ class Cluster:
         deadline, done = time.monotonic() + self.limit, 0
         while done < len(uids):
             # The queue's client waits for ever for a controller that is gone.
+            asked = time.monotonic()
             tags = self._within("rollouts", _tags)
+            # The answer names all rows: with thousands of them, asking often would cost what generating needs.
+            pause = min(max(_POLL_SECONDS, 10 * (time.monotonic() - asked)), _MAX_POLL_SECONDS)
             finished = sum(tags.get(uid, {}).get("status") in ("finished", "failure") for uid in uids)
             if finished > done:
                 if progress is not None:
@@ -275,9 +279,9 @@ class Cluster:
                 deadline, done = time.monotonic() + self.limit, finished
             elif time.monotonic() > deadline:
                 raise self._too_long(f"rollouts ({done} of {len(uids)} instances are there)")
-            else:
+            if done < len(uids):
                 self._look()
-                time.sleep(_POLL_SECONDS)
+                time.sleep(pause)
 
     def _look(self) -> None:
         """Every few seconds, see whether all processes are alive."""

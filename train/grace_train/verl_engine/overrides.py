@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,14 @@ def _text(value: Any) -> str:
     return json.dumps(value) if isinstance(value, (dict, list, tuple)) else str(value)
 
 
+def _is_checked(key: str, known: Sequence[str]) -> bool:
+    """Whether a dataclass of verl will refuse what it does not know: its YAML does not hold all fields."""
+    parent, _, _ = key.rpartition(".")
+    return key.startswith("actor_rollout_ref.") and any(
+        name.startswith(f"{parent}.") or name == parent for name in known
+    )
+
+
 def compose(values: Mapping[str, Any]) -> Any:
     """Verl's configuration with these settings in it.
 
@@ -241,7 +249,7 @@ def compose(values: Mapping[str, Any]) -> Any:
     known = [key for key, _ in flat(OmegaConf.to_container(config, resolve=False))]
     OmegaConf.set_struct(config, False)
     for key, value in values.items():
-        if key not in known and not any(f".{name}." in f".{key}" for name in _OPEN):
+        if key not in known and not any(f".{name}." in f".{key}" for name in _OPEN) and not _is_checked(key, known):
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean verl.{near[0]}?" if near else ""
             raise ConfigError(f"verl has no setting {key!r}{hint}")
