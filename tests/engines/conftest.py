@@ -24,7 +24,7 @@ import grace_st
 from tests import tiny
 from tests.train.local.conftest import ROWS
 
-LIMIT = 420.0
+LIMIT = 600.0
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = ["-c", "import sys; from grace_st.cli import main; sys.exit(main())"]
 
@@ -135,7 +135,7 @@ def config_file(model: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeFi
             # The rationales of a random model hardly ever end by themselves.
             "reward": {"length_penalty": "none"},
             "stop": {"eos_rate_zero_steps": 0},
-            "cluster": {"gpus": gpus, "attention": "sdpa", "agent_workers": 1, "step_limit": 300},
+            "cluster": {"gpus": gpus, "attention": "sdpa", "agent_workers": 1, "step_limit": 400},
             "verl": {**SETTINGS, "ray_kwargs.ray_init.num_gpus": gpus},
         }
         for key, value in values.items():

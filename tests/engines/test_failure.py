@@ -25,7 +25,7 @@ def test_supervised_with_a_worker_that_dies_and_a_resumed_run(config_file: MakeF
         os.kill(worker_of(process.pid), signal.SIGKILL)
         killed = time.monotonic()
     finally:
-        run = finish(process, log, limit=150 if killed else 1)
+        run = finish(process, log, limit=180 if killed else 1)
     assert killed is not None
     assert run.code == 1
     last = run.text[run.text.index("grace-st train: stopped") :]
@@ -33,9 +33,9 @@ def test_supervised_with_a_worker_that_dies_and_a_resumed_run(config_file: MakeF
     assert "died" in last
     assert "unknown" not in last
     assert "--resume" in last
-    assert time.monotonic() - killed < 150
+    assert time.monotonic() - killed < 180
     # Settings of waiting and memory may be others then.
-    process = launch([*COMMAND, "train", str(path), "--resume", "cluster.step_limit=250"], log)
+    process = launch([*COMMAND, "train", str(path), "--resume", "cluster.step_limit=350"], log)
     run = finish(process, log).ok()
     assert "going on after step" in run.text
     for record in check_steps(path, 12):

@@ -52,7 +52,8 @@ def run(engine: str, steps: int, queries: int | None, folder: Path) -> dict[str,
         if not torch.cuda.is_available():
             environment |= cpu_support.ENVIRONMENT
             changes += [f"verl.{key}={json.dumps(value)}" for key, value in cpu_support.SETTINGS.items()]
-            changes += ["verl.actor_rollout_ref.rollout.max_num_seqs=192"]
+            # As the local engine computes on a CPU, where half precision is slow.
+            changes += ["compute.precision=fp32", "verl.actor_rollout_ref.rollout.max_num_seqs=192"]
             environment["OMP_NUM_THREADS"] = "2"  # its processes take turns
     subprocess.run([sys.executable, *COMMAND, "nano", *changes, "--resume"], check=True, env=environment)
     training = folder / "training"
@@ -91,7 +92,8 @@ def table(results: dict[str, Any]) -> str:
     for name in ("cluster/vector_bytes", "cluster/state_bytes"):
         rows.append((f"`{name}`, median", [number(engine, name, 0) for engine in engines.values()]))
     rows.append(("`loss/logprob_gap`, largest", [f"{engine['loss/logprob_gap']:.1e}" for engine in engines.values()]))
-    lines = [f"{results['machine']}; {results['steps']} steps; times in seconds. In brackets: 95 % intervals.", ""]
+    size = f"{results['steps']} steps, {results['queries'] or 'all'} queries of dev and of test"
+    lines = [f"{results['machine']}; {size}; times in seconds. In brackets: 95 % intervals.", ""]
     lines += [f"| | {' | '.join(engines)} |", "|---|" + "---|" * len(engines)]
     lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows]
     return "\n".join(lines) + "\n"

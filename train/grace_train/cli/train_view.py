@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -30,7 +31,9 @@ def show(console: Console, summary: Mapping[str, Any]) -> None:
     output = summary["output"]
     console.print()
     console.print(f"model      {escape(output)}", soft_wrap=True)
-    console.print(f"log        {escape(output)}/training/metrics.jsonl, curves.png, rationales.md", soft_wrap=True)
+    names = ("metrics.jsonl", "curves.png", "rationales.md")
+    there = [name for name in names if (Path(output) / "training" / name).is_file()]
+    console.print(f"log        {escape(output)}/training/{', '.join(there)}", soft_wrap=True)
 
 
 def _headline(summary: Mapping[str, Any]) -> str:

@@ -76,7 +76,7 @@ class Cluster:
 
     Raises:
         ClusterError: It does not come up in time.
-        ConfigError: Ray has fewer GPUs than asked for.
+        ConfigError: Ray has fewer GPUs than asked for, or another run of verl is at work there.
     """
 
     def __init__(self, config: Any, limit: float) -> None:
@@ -260,8 +260,7 @@ class Cluster:
 
         self._within("the agent loops to take the prompts", submit)
         self._await_finished(uids, progress)
-        found = self._within("the rollouts to be read", lambda: self._collect(uids, jobs))
-        return found
+        return self._within("the rollouts to be read", lambda: self._collect(uids, jobs))
 
     def _await_finished(self, uids: Sequence[str], progress: Callable[[int], None] | None) -> None:
         """Wait for rollouts; the limit is for the time in which none is finished."""

@@ -35,6 +35,8 @@ SETTINGS: dict[str, Any] = {
     "actor_rollout_ref.rollout.enforce_eager": True,
     "actor_rollout_ref.rollout.free_cache_engine": False,
     "actor_rollout_ref.rollout.enable_sleep_mode": False,
+    # A seeded request whose prompt is read in pieces ends vLLM on a CPU ("CPU Generator does not use offset").
+    "actor_rollout_ref.rollout.enable_chunked_prefill": False,
     "actor_rollout_ref.rollout.max_num_seqs": 32,
     "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": 64,
     "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,

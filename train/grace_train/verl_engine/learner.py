@@ -54,7 +54,7 @@ class ClusterLearner:
             Values for the log.
 
         Raises:
-            TrainingStopped: The gradients are not finite; the weights are as before.
+            TrainingStopped: The gradients are not finite; no step was made with them.
         """
         rate = learning_rate(self.config.optimizer, step, self.total_steps)
         parts = [samples_of(sides, part) for part in part_borders(len(sides[0].groups), self.config)]

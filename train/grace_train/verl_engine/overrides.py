@@ -33,7 +33,7 @@ _OURS = {
     f"{_ACTOR}.use_kl_loss": "algorithm.kl and eval.kl",
     f"{_ACTOR}.grad_clip": "optimizer.max_grad_norm",
     f"{_ACTOR}.optim.clip_grad": "optimizer.max_grad_norm",
-    f"{_ACTOR}.optim.lr": "optimizer.learning_rate, optimizer.schedule and optimizer.warmup",
+    f"{_ACTOR}.optim.lr": "optimizer.learning_rate, optimizer.schedule and optimizer.warmup_steps",
     f"{_SERVED}.temperature": "rollout.temperature",
     f"{_SERVED}.prompt_length": "prompt.max_seq_length",
     f"{_SERVED}.response_length": "prompt.max_new_tokens",
@@ -214,7 +214,7 @@ def derived(config: TrainConfig, start: str, max_seq_length: int, max_new_tokens
 
 
 def lines(values: Mapping[str, Any]) -> list[str]:
-    """Settings as verl's command line takes them, one each."""
+    """Settings as ``key=value``, one each, to be read."""
     return [f"{key}={_text(value)}" for key, value in values.items()]
 
 

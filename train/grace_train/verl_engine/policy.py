@@ -199,8 +199,8 @@ class ClusterPolicy:
             saved = torch.load(self._weights, weights_only=True, map_location="cpu", mmap=True)
             compute = replace(self._config.compute, device="cpu", precision="fp32")
             policy = load_policy(replace(self._config, compute=compute), keep_reference=False)
-            weights = saved["weights"]
-            policy.load_state_dict({name: weights[name] for name in policy.trainable()})
+            trained = policy.trainable()  # the state of the workers has a tied head by both of its names
+            policy.load_state_dict({name: value for name, value in saved["weights"].items() if name in trained})
             policy.save(folder, name=name, dtype=dtype)
         finally:
             self._weights.unlink(missing_ok=True)

@@ -125,7 +125,7 @@ class GraceWorker(ActorRolloutRefWorker):
 
         Returns:
             For each part ``grad_norm`` and sums for the log, both of all workers. A part with gradients that are not
-            finite is the last one: verl has left the weights as they were.
+            finite is the last one, and verl has not stepped with it.
         """
         self.actor.set_loss_fn(partial(contrastive_loss, settings=settings))
         batches = [update_batch(rows) for rows in parts]
