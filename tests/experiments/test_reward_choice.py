@@ -4,7 +4,6 @@ import json
 import math
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,13 @@ import torch
 import grace_st
 from grace_train.config_files import load_config
 from grace_train.nano.corpus import Corpus
+from harness.experiment import Experiment
 from reward_choice import markdown, start_models
-from reward_choice.cli import HERE, Experiment, main
-from reward_choice.jobs import Job, run_all
+from reward_choice.cli import HERE, main, planned, write_table
 from reward_choice.measure import facts, perplexity
-from reward_choice.one import training_log
 from reward_choice.rows import HEADLINE, ROWS, Row, Run, choose, runs_of
 from reward_choice.settings import Settings, changes_of, digest
-from reward_choice.table import choices, difference, lines_of, spread
+from reward_choice.table import choices, lines_of
 
 # ---------------------------------------------------------------- rows
 
@@ -79,26 +77,6 @@ def test_a_digest_tells_what_figures_depend_on() -> None:
 
 
 # ---------------------------------------------------------------- arithmetic
-
-
-def test_spread_and_difference() -> None:
-    assert spread([1.0]).std is None
-    row, reference = spread([0.8, 0.9, 0.7]), spread([0.5, 0.6])
-    assert (row.mean, row.std, row.n) == (pytest.approx(0.8), pytest.approx(0.1), 3)
-    own = [[1.0, 0.5, 0.9], [1.0, 0.7, 1.0], [1.0, 0.3, 0.8]]
-    other = [[0.5, 0.5, 0.5], [0.5, 0.7, 0.6]]
-    found = difference(row, reference, own, other)
-    assert found.mean == pytest.approx(0.25)
-    assert found.std == pytest.approx(math.sqrt(0.01 + 0.005))
-    assert found.in_std == pytest.approx(0.25 / math.sqrt(0.015))
-    # Paired by query: differences 0.5, -0.1 and 0.35.
-    assert found.query_error == pytest.approx(0.312250 / math.sqrt(3), rel=1e-4)
-    alone = difference(spread([0.8]), reference, own[:1], other)
-    assert (alone.std, alone.in_std) == (None, None)
-    # What is not trained is not random, and adds nothing.
-    assert difference(row, spread([0.5]), own, other[:1]).std == pytest.approx(0.1)
-    with pytest.raises(ValueError, match="3 queries cannot be paired with 2"):
-        difference(row, reference, own, [[1.0, 2.0]])
 
 
 def content(row: str, seed: int, dev: float, test: float = 0.5, **more: Any) -> dict[str, Any]:
@@ -159,24 +137,6 @@ def test_lines_differences_and_the_choice() -> None:
     assert "| GRACE `paper` (vague) | positives | 0.0300 | 0.0200 |" in table
 
 
-def test_the_training_log_is_summarised() -> None:
-    records = [{"step": step, "a": float(step)} for step in range(1, 11)] + [{"step": 10, "b": 2.0}]
-    assert training_log(records) == {
-        "a": {"first": 1.0, "mean": 5.5, "last": 8.0},
-        "b": {"first": 2.0, "mean": 2.0, "last": 2.0},
-    }
-
-
-def test_a_page_is_filled_between_its_marks(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("before\n<!-- t: begin -->\nold\n<!-- t: end -->\nafter\n", encoding="utf-8")
-    for content_ in ("new", "newer\nlines\n"):
-        markdown.fill(page, {"t": content_})
-    assert page.read_text(encoding="utf-8") == "before\n<!-- t: begin -->\nnewer\nlines\n<!-- t: end -->\nafter\n"
-    with pytest.raises(ValueError, match="needs <!-- x: begin -->"):
-        markdown.fill(page, {"x": "new"})
-
-
 # ---------------------------------------------------------------- columns
 
 
@@ -207,62 +167,23 @@ def test_perplexity_is_of_the_texts_tokens_alone() -> None:
     assert perplexity(module, texts) == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-4)
 
 
-# ---------------------------------------------------------------- processes
-
-
-def job(tmp_path: Path, name: str, code: str) -> Job:
-    return Job(name, [sys.executable, "-c", code], tmp_path / f"{name}.txt")
-
-
-def test_a_failure_or_a_hang_stops_none_of_the_others(tmp_path: Path) -> None:
-    marker = tmp_path / "child"
-    child = f"import time; time.sleep(4); open({str(marker)!r}, 'w')"
-    hang = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
-    jobs = [
-        job(tmp_path, "bad", "import sys; sys.exit('the reason')"),
-        job(tmp_path, "hang", hang),
-        job(tmp_path, "good", "import os; assert os.environ['OMP_NUM_THREADS'] == '1'"),
-    ]
-    began = time.monotonic()
-    ended = list(run_all(jobs, side_by_side=2, limit=2.5, environment={"OMP_NUM_THREADS": "1"}))
-    causes = {item.job.name: item.cause for item in ended}
-    assert causes == {"bad": "exit code 1: the reason", "good": None, "hang": "stopped after the limit of 2 s"}
-    assert [item.job.name for item in ended][-1] == "hang"  # the third did not wait for it
-    time.sleep(max(0.0, began + 5.5 - time.monotonic()))
-    assert not marker.exists()  # what it had started went with it
-
-
-def test_leaving_early_kills_what_runs(tmp_path: Path) -> None:
-    jobs = [job(tmp_path, name, "import time; time.sleep(60)") for name in "ab"]
-    jobs.insert(0, job(tmp_path, "first", "pass"))
-    running = run_all(jobs, side_by_side=3, limit=100, environment={})
-    assert next(running).job.name == "first"
-    began = time.monotonic()
-    running.close()
-    assert time.monotonic() - began < 10
-
-
 # ---------------------------------------------------------------- going on
 
 
-def test_only_what_is_left_is_made_again(tmp_path: Path) -> None:
-    runs = runs_of(choose(["vague-reasoning", "vague-paper", "vague-infonce"]), 2)
-    experiment = Experiment(tmp_path, Settings(), runs)
-    assert experiment.left(retry_failed=False) == runs
-    done, failed, stale = runs[0], runs[1], runs[2]
-    for run, settings in ((done, Settings()), (stale, Settings(steps=7))):
-        told = {
-            **content(run.row.name, run.seed, 0.5),
-            "digest": Experiment(tmp_path, settings, [run]).digests[run.name],
-        }
-        experiment.path(run).write_text(json.dumps(told), encoding="utf-8")
-    experiment.note_failure(failed, "out of luck")
-    assert experiment.left(retry_failed=False) == runs[2:]
-    assert experiment.left(retry_failed=True) == runs[1:]
-    experiment.table([run.row for run in runs[:1]] + [runs[1].row], publish=False)
+def test_runs_of_other_settings_are_not_in_the_table(tmp_path: Path) -> None:
+    runs = runs_of(choose(["vague-reasoning", "vague-paper"]), 2)
+    experiment = Experiment(tmp_path, planned(tmp_path, Settings(), runs), str)
+    stale = planned(tmp_path, Settings(steps=7), runs)
+    for run, plan in zip(runs, (experiment.runs[0], experiment.runs[1], stale[2]), strict=True):
+        told = {**content(run.row.name, run.seed, 0.5), "digest": plan.digest}
+        experiment.path(run.name).write_text(json.dumps(told), encoding="utf-8")
+    rows = [runs[0].row, runs[1].row]
+    write_table(tmp_path, Settings(), rows, experiment.contents(), publish=False)
     written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert [row["key"] for row in written["rows"]] == ["vague-reasoning", "vague-paper"]
-    assert written["rows"][1]["failures"] == {str(failed.seed): "out of luck"}
+    assert [(row["key"], row["figures"]["dev/ndcg@10"]["n"]) for row in written["rows"]] == [
+        ("vague-reasoning", 1),
+        ("vague-paper", 1),
+    ]
 
 
 def test_the_second_start_model_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,133 +7,59 @@ import dataclasses
 import json
 import logging
 import signal
-import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from grace_train.files import write_atomically
 from grace_train.nano.evaluate import weights_sha256
+from harness.experiment import Experiment, Planned, write_text
+from harness.pages import fill
 from reward_choice import markdown, start_models
-from reward_choice.jobs import Ended, Job, run_all
 from reward_choice.rows import ROWS, Row, Run, choose, runs_of
 from reward_choice.settings import SMOKE, Settings, digest
-from reward_choice.table import as_json, lines_of, read_runs
+from reward_choice.table import as_json, lines_of
 
-logger = logging.getLogger("reward_choice")
+logger = logging.getLogger("experiment")
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[2] / "docs" / "what-the-reward-trains.md"
 SMOKE_ROWS = ("vague-reasoning", "vague-cl", "vague-per-rollout")
 
 
-class Experiment:
-    """The runs of some rows, and what is known of them.
-
-    Args:
-        output: The experiment's folder.
-        settings: Sizes of a run.
-        runs: In their order.
-    """
-
-    def __init__(self, output: Path, settings: Settings, runs: Sequence[Run]) -> None:
-        self.output = output
-        self.settings = settings
-        self.runs = list(runs)
-        self.results = output / "runs"
-        self.results.mkdir(parents=True, exist_ok=True)
-        hashes = {start: weights_sha256(self.start(start)) for start in {run.row.start for run in self.runs}}
-        self.digests = {run.name: digest(run, settings, hashes[run.row.start]) for run in self.runs}
-
-    def start(self, start: str) -> Path:
-        """Folder of a start model."""
-        return start_models.folder_of(start, self.output)  # type: ignore[arg-type]
-
-    def path(self, run: Run) -> Path:
-        """A run's file."""
-        return self.results / f"{run.name}.json"
-
-    def left(self, *, retry_failed: bool) -> list[Run]:
-        """The runs that are still to be made: those without a file, or with the file of other settings."""
-        return [run for run in self.runs if not self._is_there(run, retry_failed=retry_failed)]
-
-    def _is_there(self, run: Run, *, retry_failed: bool) -> bool:
-        if not self.path(run).is_file():
-            return False
-        content = json.loads(self.path(run).read_text(encoding="utf-8"))
-        if content["digest"] != self.digests[run.name]:
-            return False
-        return content["status"] == "done" or not retry_failed
-
-    def job(self, run: Run) -> Job:
-        """The process that makes a run."""
-        words = [sys.executable, str(HERE), "--one", run.row.key, "--seed", str(run.seed)]
-        words += ["--output", str(self.output), "--settings", json.dumps(asdict(self.settings))]
-        return Job(run.name, words, self.output / "logs" / f"{run.name}.txt")
-
-    def note_failure(self, run: Run, cause: str) -> None:
-        """Keep why a run failed."""
-        content = {
-            "status": "failed",
-            "digest": self.digests[run.name],
-            "row": run.row.name,
-            "start": run.row.start,
-            "seed": run.seed,
-            "cause": cause,
-        }
-        _write(self.path(run), json.dumps(content, indent=1) + "\n")
-
-    def make(self, *, jobs: int, limit: float, retry_failed: bool) -> int:
-        """Make the runs that are left. Returns how many failed."""
-        todo = self.left(retry_failed=retry_failed)
-        by_name = {run.name: run for run in todo}
-        logger.info("%d runs, %d of them done", len(self.runs), len(self.runs) - len(todo))
-        failed, seconds = 0, list[float]()
-        commands = [self.job(run) for run in todo]
-        # One thread each: two such runs side by side do more than one with two threads.
-        environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        for ended in run_all(commands, side_by_side=jobs, limit=limit, environment=environment):
-            seconds.append(ended.seconds)
-            run = by_name[ended.job.name]
-            cause = ended.cause
-            if cause is None and not self.path(run).is_file():
-                cause = "it ended without a result"
-            if cause is not None:
-                failed += 1
-                self.note_failure(run, cause)
-            self._tell(ended, cause, len(seconds), len(todo), statistics.fmean(seconds) / jobs)
-        return failed
-
-    def _tell(self, ended: Ended, cause: str | None, count: int, total: int, pace: float) -> None:
-        minutes = (total - count) * pace / 60
-        if cause is None:
-            content = json.loads((self.results / f"{ended.job.name}.json").read_text(encoding="utf-8"))
-            told = f"dev nDCG@10 {content['figures']['dev']['ndcg@10']:.3f}"
-        else:
-            told = f"failed, {cause:.300}"
-        logger.info(
-            "%d/%d %s: %s; %.0f s, about %.0f min left", count, total, ended.job.name, told, ended.seconds, minutes
+def planned(output: Path, settings: Settings, runs: Sequence[Run]) -> list[Planned]:
+    """The runs as the harness makes them; their start models must be there."""
+    hashes = {start: weights_sha256(start_models.folder_of(start, output)) for start in {run.row.start for run in runs}}
+    common = ("--output", str(output), "--settings", json.dumps(asdict(settings)))
+    return [
+        Planned(
+            name=run.name,
+            digest=digest(run, settings, hashes[run.row.start]),
+            words=(sys.executable, str(HERE), "--one", run.row.key, "--seed", str(run.seed), *common),
+            about={"row": run.row.name, "start": run.row.start, "seed": run.seed},
         )
+        for run in runs
+    ]
 
-    def table(self, rows: Sequence[Row], *, publish: bool) -> None:
-        """Write the table of all results that are there and of these settings."""
-        known = {run.name: self.digests[run.name] for run in self.runs}
-        contents = [
-            content
-            for content in read_runs(self.results)
-            if known.get(f"{content['start']}-{content['row']}-{content['seed']}") == content["digest"]
-        ]
-        lines = lines_of(rows, contents)
-        text = json.dumps(as_json(lines, asdict(self.settings)), indent=1) + "\n"
-        shown = markdown.page(lines)
-        for folder in (self.output, HERE) if publish else (self.output,):
-            _write(folder / "results.json", text)
-            _write(folder / "results.md", shown)
-        if publish:
-            blocks = {"reward-choice-table": shown, "reward-choice-deviations": markdown.deviations(lines)}
-            markdown.fill(PAGE, blocks)
-        logger.info("table in %s", self.output / "results.md")
+
+def write_table(
+    output: Path, settings: Settings, rows: Sequence[Row], contents: Sequence[Mapping[str, Any]], *, publish: bool
+) -> None:
+    """Write the table of results into the experiment's folder and, to publish it, here and into the documentation."""
+    lines = lines_of(rows, contents)
+    text = json.dumps(as_json(lines, asdict(settings)), indent=1) + "\n"
+    shown = markdown.page(lines)
+    for folder in (output, HERE) if publish else (output,):
+        write_text(folder / "results.json", text)
+        write_text(folder / "results.md", shown)
+    if publish:
+        fill(PAGE, {"reward-choice-table": shown, "reward-choice-deviations": markdown.deviations(lines)})
+    logger.info("table in %s", output / "results.md")
+
+
+def _told(content: Mapping[str, Any]) -> str:
+    return f"dev nDCG@10 {content['figures']['dev']['ndcg@10']:.3f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -157,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = options.output or Path("runs/reward_choice_smoke" if smoke else "runs/reward_choice")
     starts = list(dict.fromkeys(run.row.start for run in runs))
     start_models.make(starts, output, steps=options.pretrain_steps, threads=options.jobs)
-    experiment = Experiment(output, settings, runs)
+    experiment = Experiment(output, planned(output, settings, runs), _told)
     failed = 0
     signal.signal(signal.SIGTERM, _interrupt)  # its processes would go on without it
     try:
@@ -167,16 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logger.info("interrupted: the same command goes on")
         return 130
     finally:
-        experiment.table(rows, publish=not smoke and not names)
+        publish = options.publish or not (smoke or names)
+        write_table(output, settings, rows, experiment.contents(), publish=publish)
     return 1 if failed else 0
 
 
 def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -189,14 +112,14 @@ def _one(options: argparse.Namespace) -> int:
 
     row = next(row for row in ROWS if row.key == options.one)
     run, settings = Run(row, options.seed), Settings(**json.loads(options.settings))
-    experiment = Experiment(options.output, settings, [run])
+    (plan,) = planned(options.output, settings, [run])
     do(
         run,
         settings,
-        start=experiment.start(row.start),
+        start=start_models.folder_of(row.start, options.output),
         work=options.output / "models" / run.name,
-        result=experiment.path(run),
-        digest=experiment.digests[run.name],
+        result=Experiment(options.output, [plan], _told).path(run.name),
+        digest=plan.digest,
     )
     return 0
 
@@ -223,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--retry-failed", action="store_true", help="make runs that failed again")
     parser.add_argument("--smoke", action="store_true", help="three tiny runs, to see that everything works")
     parser.add_argument("--table", action="store_true", help="make no runs, only the table")
+    parser.add_argument("--publish", action="store_true", help="put a table of some rows here and into the docs, too")
     parser.add_argument("--list", action="store_true", help="name the runs in their order, and stop")
     for name in ("--one", "--settings"):  # what a run's own process is told
         parser.add_argument(name, help=argparse.SUPPRESS)

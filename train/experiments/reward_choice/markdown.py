@@ -1,13 +1,12 @@
-"""The table as Markdown, and where it goes in a page of the documentation."""
+"""The table as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from grace_train.files import write_atomically
+from harness.pages import figure, header, row
 from reward_choice.rows import SECTIONS
-from reward_choice.table import TERMS, Line, Spread, choices
+from reward_choice.table import TERMS, Line, choices
 
 STARTS = {"vague": "start model with vague rationales in its corpus", "plain": "start model without"}
 _NOTE = (
@@ -43,7 +42,7 @@ def _choice(lines: Sequence[Line]) -> str:
         far = "" if gain is None else f", {gain.mean:+.3f} against the untrained model"
         if gain is not None and gain.in_std is not None:
             far += f" ({gain.in_std:+.1f} sd)"
-        test = _figure(line.figures["test/ndcg@10"])
+        test = figure(line.figures["test/ndcg@10"])
         told.append(f"- {kind}: {line.label}, test nDCG@10 {test}{far}")
     return "Best on dev:\n\n" + "\n".join(told) if told else ""
 
@@ -61,12 +60,12 @@ def _tables(lines: Sequence[Line], header: str, show: Callable[[Line], str]) -> 
 
 def _retrieval_header() -> str:
     names = ("row", "seeds", "dev nDCG@10", "test nDCG@10", "gain", "in sd", "query se")
-    return _header((*names, "test recall@1", "swapped", "similarity"))
+    return header((*names, "test recall@1", "swapped", "similarity"))
 
 
 def _retrieval(line: Line) -> str:
     gain = line.differences.get("test")
-    return _row(
+    return row(
         line.label,
         f"{line.figures['test/ndcg@10'].n} of {line.planned}",
         _cell(line, "dev/ndcg@10"),
@@ -82,13 +81,13 @@ def _retrieval(line: Line) -> str:
 
 def _behaviour_header() -> str:
     names = ("row", "length", "EOS rate", "distinct", "name", "attributes", "repeated", "with rationales")
-    return _header((*names, "perplexity", "CPU s"))
+    return header((*names, "perplexity", "CPU s"))
 
 
 def _behaviour(line: Line) -> str:
     change = line.perplexity_change
     seconds = sum(line.figures[f"{part} seconds"].mean for part in ("training", "measuring"))
-    return _row(
+    return row(
         line.label,
         _cell(line, "length", 1),
         _cell(line, "eos_rate"),
@@ -115,41 +114,9 @@ def deviations(lines: Sequence[Line]) -> str:
                     for term in TERMS
                     for name in (f"std/{side}/{term}/first", f"std/{side}/{term}/mean")
                 ]
-                rows.append(_row(f"{line.label} ({line.start})", label, *cells))
-    return "\n".join([_header(names), *rows]) + "\n" if rows else ""
-
-
-def _figure(value: Spread, digits: int = 3) -> str:
-    return f"{value.mean:.{digits}f}" + ("" if value.std is None else f" ± {value.std:.{digits}f}")
+                rows.append(row(f"{line.label} ({line.start})", label, *cells))
+    return "\n".join([header(names), *rows]) + "\n" if rows else ""
 
 
 def _cell(line: Line, name: str, digits: int = 3) -> str:
-    return _figure(line.figures[name], digits) if name in line.figures else ""
-
-
-def _header(names: Sequence[str]) -> str:
-    return f"{_row(*names)}\n|---|{'---:|' * (len(names) - 1)}"
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def fill(path: Path, blocks: dict[str, str]) -> None:
-    """Replace what stands between ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``.
-
-    Args:
-        path: The page.
-        blocks: Markdown by name.
-
-    Raises:
-        ValueError: The page has not both markers of a block, once each.
-    """
-    text = path.read_text(encoding="utf-8")
-    for name, content in blocks.items():
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-            raise ValueError(f"{path} needs {begin} and {end} once each, in this order")
-        before, _, rest = text.partition(begin)
-        text = f"{before}{begin}\n{content.strip()}\n{end}{rest.partition(end)[2]}"
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    return figure(line.figures[name], digits) if name in line.figures else ""

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
+from harness.training import QUIET
 from reward_choice.rows import Run
 
 
@@ -54,16 +55,7 @@ def changes_of(run: Run, settings: Settings, *, model: str, output: str) -> list
     return [
         f"steps={settings.steps}",
         f"batch_size={settings.batch_size}",
-        "eval.dev=null",
-        "eval.test=null",
-        "eval.every=0",
-        "eval.keep=last",
-        "checkpoint.every=100000",
-        "log.tensorboard=false",
-        "log.curves=false",
-        "log.sample_texts=0",
-        "compute.threads=1",
-        "compute.device=cpu",
+        *QUIET,
         *own,
         f"model={model}",
         f"output={output}",

@@ -33,7 +33,8 @@ def make(starts: Sequence[Start], output: Path, *, steps: int | None, threads: i
     if "plain" not in starts or (folder / "README.md").is_file():
         return
     home = output / "start-plain"
-    words = [sys.executable, "-m", "grace_train.nano", "--no-vague", "--output", str(home), "--threads", str(threads)]
+    words = [sys.executable, "-m", "grace_train.nano", "--no-vague", "--fp32"]
+    words += ["--output", str(home), "--threads", str(threads)]
     if steps is not None:
         words += ["--steps", str(steps)]
     if not (home / "tokenizer" / "tokenizer_config.json").is_file():
