@@ -194,7 +194,10 @@ class GenerateThenPool(InputModule):
             # Without its place: sentence-transformers has sorted the inputs, so it would mislead.
             if not isinstance(text, str):
                 raise ValueError(f"every input must be a string, got {type(text).__name__}: {text!r:.80}")
-        prompts = self.prompts_of(inputs, prompt)
+        return self.features_of(self.prompts_of(inputs, prompt))
+
+    def features_of(self, prompts: Sequence[PromptTokens]) -> dict[str, Tensor]:
+        """What `forward` takes, see `preprocess`, from ``B`` prompts."""
         width = max(len(tokens.ids) for tokens in prompts)
         input_ids = torch.full((len(prompts), width), self.config.pad_token_id, dtype=torch.long)
         attention_mask = torch.zeros_like(input_ids)

@@ -205,10 +205,11 @@ def _license(card: Mapping[str, Any]) -> str | None:
 
     The hub has more names than mteb (``llama3.2``, ``other``), and such cards have the address as ``license_link``.
     """
+    accepts: Any = ModelMeta.model_fields["license"].annotation
     for value in (card.get("license"), card.get("license_link")):
         try:
             if isinstance(value, str):
-                accepted: str = TypeAdapter(ModelMeta.model_fields["license"].annotation).validate_python(value)
+                accepted: str = TypeAdapter(accepts).validate_python(value)
                 return accepted
         except ValidationError:
             continue

@@ -198,3 +198,15 @@ def test_the_corpus_is_the_same_in_other_processes(corpus: Corpus) -> None:
 def test_seeds_give_different_samples(corpus: Corpus) -> None:
     assert list(corpus.samples(20, 1)) == list(corpus.samples(20, 1))
     assert list(corpus.samples(20, 1)) != list(corpus.samples(20, 2))
+
+
+def test_a_corpus_without_vague_rationales_differs_in_nothing_else(corpus: Corpus) -> None:
+    plain = Corpus(vague=False)
+    count = 2000
+    pairs = list(zip(corpus.samples(count, 1), plain.samples(count, 1), strict=True))
+    # Rationales of different styles draw different random numbers, so samples are compared up to there.
+    assert pairs[0][0].text == pairs[0][1].text
+    assert {sample.style for _, sample in pairs} == {"full", "medium", None}
+    assert sum(sample.style == "vague" for sample, _ in pairs) > count / 5
+    assert plain.retrieval_set("test") == corpus.retrieval_set("test")
+    assert list(plain.triples(50, 1)) == list(corpus.triples(50, 1))

@@ -99,6 +99,6 @@ def test_rationales_help_and_it_matters_which_one(results: dict[str, Any], span:
 
 
 def test_writing_results_gives_both_files(results: dict[str, Any], tmp_path: Path) -> None:
-    write_results(results, tmp_path)
+    write_results(results, markdown_table(results), tmp_path)
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == results
     assert (tmp_path / "results.md").read_text(encoding="utf-8") == markdown_table(results)

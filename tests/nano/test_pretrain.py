@@ -70,6 +70,8 @@ def test_resuming_what_does_not_exist_or_differs_is_refused(
     with pytest.raises(ValueError, match=r"other settings \(learning_rate\)"):
         changed = PretrainConfig(steps=1, learning_rate=1e-4, **TINY)
         pretrain(corpus, tokenizer, tmp_path, changed, resume=True)
+    with pytest.raises(ValueError, match="vague is False in the settings and True in the corpus"):
+        pretrain(corpus, tokenizer, tmp_path, PretrainConfig(steps=1, vague=False, **TINY), resume=True)
 
 
 def test_sharing_the_head_gives_the_states_and_gradients_of_full_sequences(

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 import grace_st
 from grace_train.nano.__main__ import main
+from grace_train.nano.presets import PRESETS
+from tests.nano.sizes import small
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +35,9 @@ def knowledge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_whole_recipe_runs_and_resumes(knowledge: Path, tmp_path: Path) -> None:
-    arguments = ["--output", str(tmp_path), "--knowledge", str(knowledge), "--steps", "2"]
+def test_the_whole_recipe_runs_and_resumes(knowledge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "nano", small(PRESETS["nano"]))
+    arguments = ["--output", str(tmp_path), "--knowledge", str(knowledge), "--steps", "2", "--fp32"]
     main(arguments)
 
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))

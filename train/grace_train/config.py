@@ -20,6 +20,7 @@ Mode = Literal["supervised", "unsupervised"]
 Variant = Literal["paper", "per_rollout", "symmetric", "infonce"]
 LengthPenalty = Literal["below_group", "replace", "soft", "none"]
 Algorithm = Literal["grpo", "rloo", "dapo", "reinforce++", "remax"]
+Method = Literal["grace", "cl", "simcse"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +142,26 @@ class AlgorithmConfig:
             raise ConfigError(
                 f"algorithm.normalize_std is an option of grpo, and algorithm.name is {self.name!r}: leave it out"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig:
+    """The baselines, method=cl and simcse; see docs/baselines.md."""
+
+    temperature: float = option(0.05, "Temperature of InfoNCE; cosines are divided by it.")
+    dropout: float = option(0.1, "simcse: dropout, which makes two vectors of one text differ.")
+    mini_batch_size: int | None = option(
+        None,
+        "Rows that are in memory at once; gradients are those of the whole batch, at the price of one more forward "
+        "pass. null is all of them.",
+    )
+
+    def __post_init__(self) -> None:
+        expected = "a number from 1e-4 to 1e6"
+        require(1e-4 <= self.temperature <= 1e6, "contrastive.temperature", self.temperature, expected)
+        require(0 < self.dropout < 1, "contrastive.dropout", self.dropout, "between 0 and 1")
+        size = self.mini_batch_size
+        require(size is None or size >= 1, "contrastive.mini_batch_size", size, "an integer >= 1, or null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +320,11 @@ class TrainConfig:
         doc="What is trained: a GRACE model folder, any causal LM (a folder or a hub name), or grace-nano."
     )
     output: str = option(doc="The folder to write: model files, and the run's log in training/.")
+    method: Method = option(
+        "grace",
+        "grace (GRPO with contrastive rewards), or a baseline on the prompt alone: cl (InfoNCE on pairs) or simcse "
+        "(InfoNCE of a text with itself; mode is unsupervised then).",
+    )
     mode: Mode = option("supervised", "supervised (query, positive, negatives) or unsupervised (texts).")
     engine: Literal["local", "verl"] = option(
         "local", "What trains: local (this process, a CPU or one GPU), or verl (Ray, FSDP and vLLM, many GPUs)."
@@ -315,6 +341,7 @@ class TrainConfig:
     rollout: RolloutConfig = option(factory=RolloutConfig)
     reward: RewardConfig = option(factory=RewardConfig)
     algorithm: AlgorithmConfig = option(factory=AlgorithmConfig)
+    contrastive: ContrastiveConfig = option(factory=ContrastiveConfig)
     optimizer: OptimizerConfig = option(factory=OptimizerConfig)
     lora: LoraConfig = option(factory=LoraConfig)
     compute: ComputeConfig = option(factory=ComputeConfig)
@@ -334,13 +361,32 @@ class TrainConfig:
         require(-(2**31) <= self.seed < 2**31, "seed", self.seed, "an integer of 32 bits")
         self._check_unused()
         require(isinstance(self.verl, Mapping), "verl", self.verl, "a mapping of verl's own settings")
-        self._check_groups()
-        self._check_batch()
+        if self.method == "grace":
+            self._check_groups()
+            self._check_batch()
+        else:
+            self._check_baseline()
+
+    def _check_baseline(self) -> None:
+        if self.engine != "local":
+            raise ConfigError(f"method={self.method} trains in this process: use engine=local")
+        if self.method == "cl" and self.mode == "unsupervised":
+            raise ConfigError("method=cl trains on pairs: use mode=supervised, or method=simcse for single texts")
+        if self.batch_size == 1 and (self.method == "simcse" or self.data.negatives == 0):
+            raise ConfigError(f"batch_size=1 leaves method={self.method} without negatives: use at least 2")
 
     def _check_unused(self) -> None:
         """Refuse what would be accepted and do nothing."""
         if self.engine == "local" and (self.cluster != ClusterConfig() or self.verl):
             raise ConfigError("cluster.* and verl.* are for engine=verl, and engine is local: add engine=verl")
+        if self.method == "simcse":  # pairs have no part in it
+            object.__setattr__(self, "mode", "unsupervised")
+        unused = [name for name in _changed(self.contrastive) if self.method == "grace" or name == "dropout"]
+        if unused and self.method != "simcse":
+            methods = "method=simcse" if unused == ["dropout"] else "method=cl and simcse"
+            raise ConfigError(
+                f"contrastive.{unused[0]} is an option of {methods}, and method is {self.method}: leave it out"
+            )
         if self.data.holdout and self.eval.dev is not None:
             raise ConfigError(
                 f"eval.dev={self.eval.dev} is what is evaluated on, so the rows of data.holdout={self.data.holdout} "
@@ -410,8 +456,27 @@ class TrainConfig:
         return (self.rollout.query_group_size or self.rollout.group_size) if self.is_symmetric else 1
 
     @property
+    def ignored(self) -> list[str]:
+        """Settings that are not the default and mean nothing to the method: those of rollouts, for the baselines."""
+        if self.method == "grace":
+            return []
+        sections = {"rollout": self.rollout, "reward": self.reward, "algorithm": self.algorithm, "stop": self.stop}
+        found = [f"{name}.{key}" for name, section in sections.items() for key in _changed(section)]
+        found += [f"compute.{key}" for key in _changed(self.compute) if key == "tokens_per_microbatch"]
+        return [key for key in found if key != "rollout.slots"]
+
+    @property
+    def reward_name(self) -> str | None:
+        """What rollouts are rewarded by; None without rollouts."""
+        if self.method != "grace":
+            return None
+        return self.reward.variant if self.mode == "supervised" else "self"
+
+    @property
     def keeps_reference(self) -> bool:
         """Whether the start weights are kept, to measure how far training has moved."""
+        if self.method != "grace":
+            return False
         return self.algorithm.kl > 0 or (self.eval.kl and self.eval.every > 0)
 
     @property
@@ -445,6 +510,11 @@ class TrainConfig:
             ConfigError: An unknown or missing key, or a value that is refused.
         """
         return from_mapping(cls, values)
+
+
+def _changed(settings: Any) -> list[str]:
+    """Names of the fields that have not their default."""
+    return [field.name for field in dataclasses.fields(settings) if getattr(settings, field.name) != field.default]
 
 
 def _plain(value: Any) -> Any:

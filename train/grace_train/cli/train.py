@@ -14,7 +14,10 @@ from grace_st.cli.command import Command, CommandError
 from grace_st.cli.terminal import open_console, quiet_libraries, write_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from grace_train.config import TrainConfig
+    from grace_train.local.trainer import Outcome
 
 EXIT_STOPPED = 1
 
@@ -58,8 +61,11 @@ def _run(arguments: argparse.Namespace) -> int:
     from grace_train.cli.train_view import show
     from grace_train.report.health import TrainingStopped
 
+    train: Callable[..., Outcome]
     if config.engine == "verl":
         from grace_train.verl_engine import train
+    elif config.method != "grace":
+        from grace_train.baselines import train
     else:
         from grace_train.local.trainer import train
     try:
@@ -96,6 +102,7 @@ COMMAND = Command(
     examples=(
         "grace-st train nano",
         "grace-st train qwen2.5-1.5b data.train=pairs.jsonl output=models/mine",
+        "grace-st train nano method=cl output=runs/nano-cl",
         "grace-st train nano mode=unsupervised data.train=corpus.txt output=runs/corpus --resume",
         "grace-st train paper-qwen2.5-1.5b engine=verl data.train=pairs.jsonl output=models/mine --dry-run",
         "grace-st train --show-config nano",

@@ -38,9 +38,11 @@ def show(console: Console, summary: Mapping[str, Any]) -> None:
 
 def _headline(summary: Mapping[str, Any]) -> str:
     ended = f": {summary['stopped']}" if summary["stopped"] else ""
+    reward = summary["reward"]
+    how = f"method {summary['method']}" if reward is None else f"{summary['mode']}, reward {reward}"
     return (
-        f"Trained {summary['steps']} of {summary['planned_steps']} steps ({summary['mode']}, reward "
-        f"{summary['reward']}){ended}. Kept the weights of step {summary['kept_step']}."
+        f"Trained {summary['steps']} of {summary['planned_steps']} steps ({how}){ended}. Kept the weights of step "
+        f"{summary['kept_step']}."
     )
 
 

@@ -53,16 +53,20 @@ class Evaluation:
         }
 
 
-def evaluate(policy: Policy, data: RetrievalData, *, progress: Progress | None = None) -> Evaluation:
+def evaluate(
+    policy: Policy, data: RetrievalData, *, budget: int | None = None, progress: Progress | None = None
+) -> Evaluation:
     """Encode all queries and documents and rank.
 
     Args:
         policy: The model.
         data: ``n`` queries and ``m`` documents.
+        budget: Most tokens of a rationale; 0 pools the prompt alone, None is the model's own.
         progress: Called with the number of texts that have just been encoded.
     """
-    queries = _rollouts(policy, data.queries, data.query_instruction, progress)
-    documents = _rollouts(policy, data.documents, data.document_instruction, progress)
+    sampling = Sampling(max_new_tokens=policy.module.max_new_tokens if budget is None else budget)
+    queries = _rollouts(policy, data.queries, data.query_instruction, sampling, progress)
+    documents = _rollouts(policy, data.documents, data.document_instruction, sampling, progress)
     query_vectors, document_vectors = _vectors(queries), _vectors(documents)
     rollouts = [*queries, *documents]
     relevant = [sorted(own) for own in data.relevant]
@@ -70,24 +74,30 @@ def evaluate(policy: Policy, data: RetrievalData, *, progress: Progress | None =
         scores=retrieval_scores(query_vectors, document_vectors, relevant),
         length=float(np.mean([len(rollout.ids) for rollout in rollouts])),
         eos_rate=float(np.mean([rollout.finished for rollout in rollouts])),
-        similarity=_unrelated(query_vectors, document_vectors, relevant),
+        similarity=unrelated_similarity(query_vectors, document_vectors, relevant),
     )
 
 
 def _rollouts(
-    policy: Policy, texts: Sequence[str], instruction: str | None, progress: Progress | None
+    policy: Policy, texts: Sequence[str], instruction: str | None, sampling: Sampling, progress: Progress | None
 ) -> list[Rollout]:
     prompts = policy.module.prompts_of(texts, instruction)
     with policy.autocast():
-        return policy.module.rollouts(prompts, Sampling(max_new_tokens=policy.module.max_new_tokens), progress=progress)
+        return policy.module.rollouts(prompts, sampling, progress=progress)
 
 
 def _vectors(rollouts: Sequence[Rollout]) -> np.ndarray:
     return np.stack([rollout.vector.numpy() for rollout in rollouts])
 
 
-def _unrelated(queries: np.ndarray, documents: np.ndarray, relevant: Sequence[Sequence[int]]) -> float:
-    """Mean cosine over all pairs but the relevant ones, from sums: no matrix of all pairs is kept."""
+def unrelated_similarity(queries: np.ndarray, documents: np.ndarray, relevant: Sequence[Sequence[int]]) -> float:
+    """Mean cosine over all pairs but the relevant ones, from sums: no matrix of all pairs is kept.
+
+    Args:
+        queries: ``[n, d]``.
+        documents: ``[m, d]``.
+        relevant: Per query the indices of its documents.
+    """
     queries = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12)
     documents = documents / np.maximum(np.linalg.norm(documents, axis=1, keepdims=True), 1e-12)
     total = float(queries.sum(axis=0) @ documents.sum(axis=0))

@@ -228,7 +228,8 @@ def load_policy(config: TrainConfig, *, keep_reference: bool) -> Policy:
     if model.config.to_dict().get("quantization_config") is not None:
         raise ConfigError(f"model={config.model} holds quantized weights, which cannot be trained: name the original")
     _move(model, device, torch.float32 if half is None or not use_lora else half)
-    _no_dropout(model)
+    # Log-probabilities must be those of the policy that generated, in training mode as well.
+    set_dropout(model, 0.0)
     torch.manual_seed(config.seed)  # of the adapters' first values
     lora = _add_lora(model, config.lora) if use_lora else None
     for name, parameter in model.named_parameters():
@@ -302,15 +303,19 @@ def _move(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> N
         parameter.data = parameter.data.to(dtype)
 
 
-def _no_dropout(model: PreTrainedModel) -> None:
-    """Log-probabilities must be those of the policy that generated, in training mode as well."""
+def set_dropout(model: nn.Module, rate: float) -> int:
+    """Set every dropout of a model, of attention weights too, and return how many there are."""
+    count = 0
     for part in model.modules():
         if isinstance(part, nn.Dropout):
-            part.p = 0.0
-        # Some layers call the function, with a rate of their own: OPT's `dropout`, StarCoder2's `residual_dropout`.
+            part.p = rate
+            count += 1
+        # Some layers call the function, with a rate of their own: OPT's `dropout`, Qwen2's `attention_dropout`.
         for name, value in vars(part).items():
-            if "dropout" in name and isinstance(value, float):
-                setattr(part, name, 0.0)
+            if "dropout" in name and isinstance(value, (int, float)) and not isinstance(value, bool):
+                setattr(part, name, rate)
+                count += 1
+    return count
 
 
 def _add_lora(model: PreTrainedModel, lora: LoraConfig) -> Any:

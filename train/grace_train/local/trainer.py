@@ -199,16 +199,24 @@ class Trainer:
                 self._restore()
             else:
                 self._begin()
-            while self.step < self.total and self._stopped is None:
-                sides = self._advance()
-                improved = self._evaluate_if_due(sides)
-                self._sample_if_due()
-                last = self.step == self.total or self._stopped is not None
-                if improved or last or interruption.requested or self.step % self.config.checkpoint.every == 0:
-                    self._save_checkpoint()
-                if interruption.requested and not last:
-                    raise self._interrupted(interruption.requested)
+            self._train(interruption)
             return self._finish()
+
+    def _train(self, interruption: Interruption) -> None:
+        """All steps that are left."""
+        while self.step < self.total and self._stopped is None:
+            sides = self._advance()
+            self._after_step(sides, interruption)
+
+    def _after_step(self, sides: list[Side], interruption: Interruption) -> None:
+        """What is due after a step: an evaluation, samples, a checkpoint, an early end."""
+        improved = self._evaluate_if_due(sides)
+        self._sample_if_due()
+        last = self.step == self.total or self._stopped is not None
+        if improved or last or interruption.requested or self.step % self.config.checkpoint.every == 0:
+            self._save_checkpoint()
+        if interruption.requested and not last:
+            raise self._interrupted(interruption.requested)
 
     def _begin(self) -> None:
         """Before the first step: what the start model can do, and a checkpoint to go on from."""
@@ -218,11 +226,12 @@ class Trainer:
         start: dict[str, Any] = {}
         if self.dev is not None and self.config.eval.every:
             found = self._evaluate(self.dev, "dev")
-            start["dev"] = _figures(found)
+            start["dev"] = figures_of(found)
             self.views.log.record(0, found.values())
             self._note_result(found)
         if self.test is not None:
-            start["test"] = _figures(self._evaluate(self.test, "test"))
+            start["test"] = figures_of(self._evaluate(self.test, "test"))
+        start |= self._more_figures()
         self.progress["start"] = start
         self._record_samples()
         self._save_checkpoint()
@@ -234,11 +243,14 @@ class Trainer:
             values, sides = self._step(step)
         except NonFiniteVectorError as error:
             raise TrainingStopped(f"step {step}: {error}") from error
+        self._record_step(step, values)
+        return sides
+
+    def _record_step(self, step: int, values: dict[str, float]) -> None:
         self.views.log.record(step, values)
         self.views.live.update(step, values)
         self.monitor.check(step, values)
         self.step = step
-        return sides
 
     def _step(self, step: int) -> tuple[dict[str, float], list[Side]]:
         started = time.perf_counter()
@@ -282,7 +294,7 @@ class Trainer:
             found = self._evaluate(self.dev, "dev")
             values |= found.values()
             improved = self._note_result(found)
-        if self.config.algorithm.kl > 0 or self.config.eval.kl:
+        if sides and (self.config.algorithm.kl > 0 or self.config.eval.kl):
             values["kl/start"] = self.learner.divergence_from_start(sides)
         if values:
             self.views.log.record(self.step, values)
@@ -295,7 +307,7 @@ class Trainer:
         # Kept with the step, so that the weights that are written need not be measured again.
         known = self.progress["dev"]
         kept = {str(step): known[str(step)] for step in (self.progress["best_step"],) if str(step) in known}
-        self.progress["dev"] = {**kept, str(self.step): _figures(found)}
+        self.progress["dev"] = {**kept, str(self.step): figures_of(found)}
         if best is None or value > best:
             if self.config.eval.keep == "best":
                 self._keep_best()
@@ -326,7 +338,14 @@ class Trainer:
                 told = time.monotonic()
                 self.views.live.message(f"{title}: {done} of {count} texts")
 
-        return evaluate(self.policy, data, progress=advance)
+        return evaluate(self.policy, data, budget=self._eval_budget, progress=advance)
+
+    _eval_budget: int | None = None
+    """Tokens of a rationale in evaluations; None is the model's own."""
+
+    def _more_figures(self) -> dict[str, Any]:
+        """Held-out figures of another kind, for the summary, before and after."""
+        return {}
 
     # ---------------------------------------------------------------- samples
 
@@ -451,14 +470,16 @@ class Trainer:
         if str(chosen) in self.progress["dev"]:
             end["dev"] = self.progress["dev"][str(chosen)]
         if self.test is not None:
-            end["test"] = _figures(self._evaluate(self.test, "test"))
+            end["test"] = figures_of(self._evaluate(self.test, "test"))
+        end |= self._more_figures()
         dtype = getattr(torch, self.config.save_dtype) if self.config.save_dtype else self.policy.start_dtype
         self.folder.publish(lambda path: self.policy.save(path, name=self.folder.path.name, dtype=dtype))
         self._draw_curves()
         summary = {
             "output": str(self.folder.path),
+            "method": self.config.method,
             "mode": self.config.mode,
-            "reward": self.config.reward.variant if self.config.mode == "supervised" else "self",
+            "reward": self.config.reward_name,
             "steps": self.step,
             "planned_steps": self.total,
             "stopped": self._stopped,
@@ -480,7 +501,7 @@ def _is_trained_on(path: str, config: TrainConfig) -> bool:
     return Path(path).expanduser().resolve() in files
 
 
-def _figures(found: Evaluation) -> dict[str, Any]:
+def figures_of(found: Evaluation) -> dict[str, Any]:
     """An evaluation for the summary: means with their 95% bootstrap intervals."""
     return {
         "queries": len(found.scores.ndcg),

@@ -94,9 +94,13 @@ class Corpus:
     Args:
         knowledge: the facts; the package's own by default.
         held_out: what training must not show; chosen by ``hold_out(knowledge)`` by default.
+        vague: whether training samples have vague rationales among others.
     """
 
-    def __init__(self, knowledge: KnowledgeBase | None = None, held_out: HoldOut | None = None) -> None:
+    def __init__(
+        self, knowledge: KnowledgeBase | None = None, held_out: HoldOut | None = None, *, vague: bool = True
+    ) -> None:
+        self.vague = vague
         self.knowledge = load_knowledge() if knowledge is None else knowledge
         self.held_out = hold_out(self.knowledge) if held_out is None else held_out
         self.entities = self.knowledge.entities
@@ -131,7 +135,8 @@ class Corpus:
         candidates = self._candidates(text)
         style: Style | None = None
         if len(candidates) == 1:
-            chosen = rng.choices(STYLES, STYLE_WEIGHTS[kind])[0]
+            full, medium, vague = STYLE_WEIGHTS[kind]
+            chosen = rng.choices(STYLES, (full, medium, vague if self.vague else 0))[0]
             style, rationale = chosen, write_rationale(self.knowledge, text, chosen, rng)
         else:
             rationale = write_several(self.knowledge, text, candidates, rng)

@@ -115,11 +115,10 @@ def weights_sha256(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def write_results(results: dict[str, Any], folder: Path) -> None:
-    """Write ``results.json`` and ``results.md`` into a folder."""
+def write_results(results: dict[str, Any], table: str, folder: Path) -> None:
+    """Write ``results.json`` and ``results.md``, the table, into a folder."""
     text = json.dumps(results, indent=2) + "\n"
     write_atomically(folder / "results.json", lambda path: path.write_text(text, encoding="utf-8"))
-    table = markdown_table(results)
     write_atomically(folder / "results.md", lambda path: path.write_text(table, encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""Train grace-nano from scratch: a Qwen2 architecture, next-token prediction, a fixed number of steps.
+"""Train a small model from scratch: a Qwen2 architecture, next-token prediction, a fixed number of steps.
 
 The loss is on the rationale and its EOS, and, with a weight, on the user's text. The prompt's head is the
 same for every sample, so it goes through the model once per step and its keys and values are shared by the
@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from tqdm import tqdm
 from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from grace_train.files import write_atomically
-from grace_train.nano.corpus import Corpus
+from grace_train.nano.corpus import Sample
 from grace_train.nano.prompt import template_ids, text_ids
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,16 @@ _LENGTH_MULTIPLE = 8
 _ROW_MULTIPLE = 256
 _CHECKPOINT = "checkpoint.pt"
 _METRICS = "metrics.jsonl"
+
+
+class SampleSource(Protocol):
+    """Where samples come from: `grace_train.nano.corpus.Corpus`, or one of real text."""
+
+    vague: bool
+
+    def samples(self, count: int, seed: str | int) -> Iterator[Sample]:
+        """``count`` samples; the same for the same seed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,7 @@ class PretrainConfig:
         log_every: steps between lines of ``metrics.jsonl``.
         bf16: compute in bfloat16 (the optimiser keeps fp32 weights).
         chunk_batches: batches that are drawn together and cut by length, to save padding.
+        vague: whether the corpus has vague rationales, see `Corpus`.
     """
 
     steps: int = 4200
@@ -78,6 +89,7 @@ class PretrainConfig:
     log_every: int = 20
     bf16: bool = True
     chunk_batches: int = 16
+    vague: bool = True
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "warmup_steps", "checkpoint_every", "log_every", "chunk_batches"):
@@ -123,11 +135,15 @@ class Batch:
     ids: Tensor
     weights: Tensor
 
+    def to(self, device: str) -> Batch:
+        """The same on a device."""
+        return Batch(self.ids.to(device), self.weights.to(device))
+
 
 class BatchSource:
     """Batches by step number, a pure function of the seed and the step."""
 
-    def __init__(self, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> None:
+    def __init__(self, corpus: SampleSource, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> None:
         self._corpus = corpus
         self._tokenizer = tokenizer
         self._config = config
@@ -293,13 +309,14 @@ class MasterWeights:
 
 
 def pretrain(
-    corpus: Corpus,
+    corpus: SampleSource,
     tokenizer: PreTrainedTokenizerFast,
     folder: Path,
     config: PretrainConfig,
     *,
     resume: bool = False,
     stop_after: int | None = None,
+    device: str = "cpu",
 ) -> Qwen2ForCausalLM:
     """Train, with checkpoints and metrics in ``folder``.
 
@@ -310,30 +327,34 @@ def pretrain(
         config: the settings.
         resume: go on from the folder's checkpoint.
         stop_after: end (with a checkpoint) after this step, as if interrupted there.
+        device: where to compute.
 
     Returns:
-        The model in fp32, in evaluation mode.
+        The model in fp32, on the CPU, in evaluation mode.
 
     Raises:
         FileNotFoundError: ``resume`` without a checkpoint.
-        ValueError: the checkpoint was made with other settings.
+        ValueError: the checkpoint was made with other settings, or the corpus is not what ``config.vague`` says.
     """
+    if corpus.vague != config.vague:
+        raise ValueError(f"vague is {config.vague} in the settings and {corpus.vague} in the corpus: make them agree.")
     folder.mkdir(parents=True, exist_ok=True)
     model = build_model(tokenizer, config)
+    model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps it without its overloads
     weights = MasterWeights(model, config)
     first_step = _restore(folder / _CHECKPOINT, weights, config) if resume else 0
     _start_metrics(folder / _METRICS, first_step)
     last_step = config.steps if stop_after is None else min(stop_after, config.steps)
 
-    head = torch.tensor(template_ids(tokenizer)[0])
+    head = torch.tensor(template_ids(tokenizer)[0], device=device)
     source = BatchSource(corpus, tokenizer, config)
     logger.info("%d parameters, steps %d to %d", sum(p.numel() for p in model.parameters()), first_step, last_step)
     model.train()
     started = perf_counter()
-    progress = tqdm(source.batches(first_step, last_step), initial=first_step, total=config.steps, desc="grace-nano")
+    progress = tqdm(source.batches(first_step, last_step), initial=first_step, total=config.steps, desc="training")
     for step, batch in enumerate(progress, start=first_step):
         rate = learning_rate(step, config)
-        loss, token_loss = weighted_loss(model, head, batch)
+        loss, token_loss = weighted_loss(model, head, batch.to(device))
         loss.backward()
         norm = weights.step(rate)
 
@@ -353,13 +374,13 @@ def pretrain(
             write_atomically(folder / _CHECKPOINT, partial(torch.save, state))
     cast_parameters(model, torch.float32)
     weights.publish()
-    return model.eval()
+    return model.cpu().eval()
 
 
 def _restore(path: Path, weights: MasterWeights, config: PretrainConfig) -> int:
     if not path.exists():
         raise FileNotFoundError(f"Nothing to resume: {path} does not exist. Run without --resume to start.")
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if state["config"] != asdict(config):
         changed = sorted(key for key, value in asdict(config).items() if state["config"].get(key) != value)
         raise ValueError(

@@ -1,11 +1,11 @@
-"""grace-nano's tokenizer: a byte-level BPE trained on the corpus, with a token for every byte."""
+"""The tokenizer: a byte-level BPE trained on the corpus, with a token for every byte."""
 
 from __future__ import annotations
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from grace_train.nano.corpus import Corpus
+from grace_train.nano.pretrain import SampleSource
 from grace_train.nano.prompt import CHAT_TEMPLATE, HEAD, TAIL
 
 PAD_TOKEN = "<|endoftext|>"
@@ -14,7 +14,7 @@ EOS_TOKEN = "<|im_end|>"
 
 
 def train_tokenizer(
-    corpus: Corpus,
+    corpus: SampleSource,
     *,
     vocab_size: int = 3000,
     samples: int = 40_000,

@@ -9,7 +9,7 @@ missing in a step.
 | `query_reward/` | the same for the queries' rollouts (variant `symmetric`) |
 | `rollout/` | `length` and `max_length` in tokens, `eos_rate`, `distinct`, `tokens_per_second` |
 | `vectors/` | `unrelated_similarity`, `query_negative_similarity`, `effective_rank` |
-| `loss/` | `policy`, `kl`, `entropy`, `grad_norm`, `clip_fraction`, `learning_rate`, `logprob_gap` |
+| `loss/` | `policy`, `kl`, `entropy`, `grad_norm`, `clip_fraction`, `learning_rate`, `logprob_gap`; `contrastive` |
 | `kl/` | `start` |
 | `eval/` | held-out retrieval: `ndcg@10`, `recall@1`, ... |
 | `time/`, `progress/` | seconds of `step`, `rollout`, `update`; `epoch` |

@@ -118,9 +118,10 @@ def _panels(series: Series) -> list[_Panel]:
         _Panel("Effective rank", "dimensions", (_Line("vectors/effective_rank", "effective rank", _BLUE),)),
         _Panel(
             "Optimisation",
-            "policy loss",
+            "loss",
             (
                 _Line("loss/policy", "policy loss", _BLUE),
+                _Line("loss/contrastive", "contrastive loss", _BLUE),
                 _Line("loss/grad_norm", "gradient norm", _RED, right=True),
             ),
             right_unit="gradient norm",

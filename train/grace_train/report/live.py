@@ -159,6 +159,7 @@ def _parts(step: int, total: int, values: Mapping[str, float], seconds_left: flo
     for term in TERMS:
         parts += _reward(term, f"reward/{term}", values)
     for label, name, form in (
+        ("loss", "loss/contrastive", "{label} {value:.3f}"),
         ("length", "rollout/length", "{label} {value:.0f}"),
         ("EOS", "rollout/eos_rate", "{label} {value:.0%}"),
         ("tokens/s", "rollout/tokens_per_second", "{value:.0f} {label}"),

@@ -1,0 +1,1 @@
+"""What the experiments of this folder share: runs side by side that are made once, their spread, their tables."""

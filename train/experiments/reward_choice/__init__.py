@@ -1,0 +1,12 @@
+"""Which reward trains best? Every row of the table on grace-nano, several seeds each, by one resumable command.
+
+| module | what |
+|---|---|
+| `rows` | the table: what is compared |
+| `start_models` | the two models that runs start from |
+| `one` | one run: train, measure, write one JSON file |
+| `measure` | the columns |
+| `jobs` | runs side by side, each a process with a time limit |
+| `table` | from files to means, deviations and Markdown |
+| `cli` | the command |
+"""

@@ -1,0 +1,70 @@
+"""What is the same for all runs of the experiment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from harness.training import QUIET
+from reward_choice.rows import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Sizes of a run.
+
+    Attributes:
+        steps: Of a GRACE run, where its row says nothing else.
+        batch_size: Instances of a batch.
+        queries: Most queries of dev, and of test; None is all.
+        perplexity_texts: Texts whose perplexity is measured.
+        sampled_texts: Texts of which K rationales are sampled, to see how many differ.
+    """
+
+    steps: int = 40
+    batch_size: int = 8
+    queries: int | None = 150
+    perplexity_texts: int = 400
+    sampled_texts: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "perplexity_texts", "sampled_texts"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name} must be at least 2, got {getattr(self, name)}")
+        if self.queries is not None and self.queries < 2:
+            raise ValueError(f"queries must be at least 2, or left out, got {self.queries}")
+
+
+SMOKE = Settings(steps=2, batch_size=4, queries=12, perplexity_texts=20, sampled_texts=4)
+
+
+def changes_of(run: Run, settings: Settings, *, model: str, output: str) -> list[str]:
+    """The changes to the bundled configuration ``nano`` that make a run.
+
+    Args:
+        run: Of a row that is trained.
+        settings: Sizes.
+        model: Folder of the start model.
+        output: Folder that is written.
+    """
+    fractions = {"steps=half": max(1, settings.steps // 2), "steps=double": 2 * settings.steps}
+    if settings == SMOKE:  # baselines have step counts of their own
+        fractions |= {"steps=300": settings.steps}
+    own = [f"steps={fractions[change]}" if change in fractions else change for change in run.row.changes or ()]
+    return [
+        f"steps={settings.steps}",
+        f"batch_size={settings.batch_size}",
+        *QUIET,
+        *own,
+        f"model={model}",
+        f"output={output}",
+        f"seed={run.seed}",
+    ]
+
+
+def digest(run: Run, settings: Settings, start_sha256: str) -> str:
+    """Tells whether a result that is there is the result of this run: all that its figures depend on."""
+    row = {name: value for name, value in asdict(run.row).items() if name not in ("label", "section", "seeds")}
+    content = {"row": row, "seed": run.seed, "settings": asdict(settings), "start": start_sha256}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
