@@ -289,6 +289,7 @@ sys.exit(main(["eval", "mteb", *arguments]))
 """
 
 
+@pytest.mark.slow  # imports all once more; tests/test_store.py kills a run of the encoder alone
 def test_a_killed_run_goes_on_and_generates_nothing_twice(
     folder: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
