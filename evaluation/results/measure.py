@@ -1,8 +1,9 @@
-"""The scores in ``README.md``: small models, with the prompt alone and with rationales, on three real tasks of mteb.
+"""The table of measured scores: small models, with the prompt alone and with rationales, on three real tasks of mteb.
 
 ``python evaluation/results/measure.py DATA WORK`` from the root of the repository. DATA holds what `hub_layout` takes,
 the model stories260K (``stories260K/``) and published result files (``mteb_results/``). WORK keeps data, results and
-rationales: after an interruption the same command goes on. Writes ``scores.json`` and ``scores.md`` beside this file.
+rationales: after an interruption the same command goes on. All texts of each task are encoded, for three quarters of an
+hour on one busy core. Writes ``scores.json`` beside this file, and the table into ``README.md`` there and ``docs/evaluation.md``.
 """
 
 from __future__ import annotations
@@ -16,11 +17,17 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
+ROOT = HERE.parent.parent
+PAGES = (HERE / "README.md", ROOT / "docs/evaluation.md")
+sys.path[:0] = [str(HERE), str(ROOT), str(ROOT / "train/experiments")]
 
 import hub_layout  # noqa: E402
+from harness.pages import fill, header, row  # noqa: E402
 
 import grace_st  # noqa: E402
+from grace_eval.mteb.benchmarks import select_tasks  # noqa: E402
+from grace_eval.mteb.files import write_whole  # noqa: E402
+from grace_eval.mteb.scores import published_scores  # noqa: E402
 from grace_st.cli import main  # noqa: E402
 from tests.llama2c import save_stories260k  # noqa: E402
 
@@ -55,62 +62,59 @@ def evaluate(model: str | Path, name: str, budget: int | None, task: str, work: 
     return report
 
 
-def measure(data: Path, work: Path, tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """All scores, smallest runs first."""
+def measure(data: Path, work: Path) -> None:
+    """Measure and write all scores, smallest runs first."""
     if not (work / "data").is_dir():
         hub_layout.write_all(data, work / "data.partial")
         (work / "data.partial").rename(work / "data")
     models = {"local/grace-nano": "grace-nano", "local/stories260K": stories260k(data, work)}
+    others = published(data)
     rows = []
-    for task in tasks:
+    for task in TASKS:
         for how, budget in BUDGETS.items():
             for name, model in models.items():
                 (score,) = evaluate(model, name, budget, task, work)["tasks"]
                 kept = {key: score[key] for key in ("task", "category", "metric", "value", "seconds")}
                 rows.append({"model": name.removeprefix("local/"), "how": how, **kept})
-                write(rows, data)
-    return rows
+                write(rows, others)
 
 
-def published(data: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def published(data: Path) -> list[dict[str, Any]]:
     """What others have published for these tasks, where there is something."""
-    from grace_eval.mteb.benchmarks import select_tasks
-    from grace_eval.mteb.scores import published_scores
-
-    tasks = select_tasks([task for task in TASKS if task.split(":")[0] in {row["task"] for row in rows}]).tasks
-    if not any((data / "mteb_results").rglob(f"{task.metadata.name}.json") for task in tasks):
-        return []
     return [
         {"model": model, "how": "published", "task": name, "metric": score.metric, "value": score.value}
-        for model, scores in published_scores(data / "mteb_results", tasks).items()
+        for model, scores in published_scores(data / "mteb_results", select_tasks(TASKS).tasks).items()
         for name, score in scores.items()
     ]
 
 
-def write(rows: Sequence[dict[str, Any]], data: Path) -> None:
-    """Write both files."""
-    others = published(data, rows)
+def write(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> None:
+    """Write the scores so far, and their table."""
     versions = {name: version(name) for name in ("mteb", "sentence-transformers", "transformers", "torch")}
-    values = {"versions": versions, "measured": list(rows), "published": others}
-    (HERE / "scores.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    names = list(dict.fromkeys(row["task"] for row in rows))
-    metrics = {row["task"]: row["metric"] for row in rows}
-    lines = [
-        "| model | | " + " | ".join(f"{name}, {metrics[name]}" for name in names) + " |",
-        "|---|---|" + "---|" * len(names),
-    ]
-    for model, how in dict.fromkeys((row["model"], row["how"]) for row in [*rows, *others]):
-        found = {row["task"]: row["value"] for row in [*rows, *others] if (row["model"], row["how"]) == (model, how)}
-        cells = [f"{100 * found[name]:.2f}" if name in found else "" for name in names]
-        lines.append(f"| {model} | {how} | " + " | ".join(cells) + " |")
-    (HERE / "scores.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    values = {"versions": versions, "measured": list(rows), "published": list(others)}
+    write_whole(HERE / "scores.json", json.dumps(values, indent=1) + "\n")
+    for page in PAGES:
+        fill(page, {"scores": table(rows, others)})
+
+
+def table(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> str:
+    """The scores as Markdown, in percent."""
+    metrics = {score["task"]: score["metric"] for score in rows}
+    lines = [header(["", *(f"{task}, {metric}" for task, metric in metrics.items())])]
+    for model, how in dict.fromkeys((score["model"], score["how"]) for score in [*rows, *others]):
+        found = {
+            score["task"]: f"{100 * score['value']:.2f}"
+            for score in [*rows, *others]
+            if (score["model"], score["how"]) == (model, how)
+        }
+        lines.append(row(f"{model}, {how}", *(found.get(task, "") for task in metrics)))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", metavar="DATA", type=Path)
     parser.add_argument("work", metavar="WORK", type=Path)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    measure(given.data, given.work, given.tasks)
+    measure(given.data, given.work)
