@@ -3,7 +3,8 @@
 ``python evaluation/results/measure.py DATA WORK`` from the root of the repository. DATA holds what `hub_layout` takes,
 the model stories260K (``stories260K/``) and published result files (``mteb_results/``). WORK keeps data, results and
 rationales: after an interruption the same command goes on. All texts of each task are encoded, for three quarters of an
-hour on one busy core. Writes ``scores.json`` beside this file, and the table into ``README.md`` there and ``docs/evaluation.md``.
+hour on one busy core. Writes ``scores.json`` beside this file, and the table into ``README.md`` there and into
+``docs/evaluation.md``.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ PAGES = (HERE / "README.md", ROOT / "docs/evaluation.md")
 sys.path[:0] = [str(HERE), str(ROOT), str(ROOT / "train/experiments")]
 
 import hub_layout  # noqa: E402
-from harness.pages import fill, header, row  # noqa: E402
 
 import grace_st  # noqa: E402
 from grace_eval.mteb.benchmarks import select_tasks  # noqa: E402
 from grace_eval.mteb.files import write_whole  # noqa: E402
 from grace_eval.mteb.scores import published_scores  # noqa: E402
 from grace_st.cli import main  # noqa: E402
+from harness.pages import fill, header, row  # noqa: E402
 from tests.llama2c import save_stories260k  # noqa: E402
 
 TASKS = ("STSBenchmark", "XQuADRetrieval:en", "Banking77Classification")
