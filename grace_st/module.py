@@ -25,7 +25,7 @@ from grace_st.engines.torch_engine import TorchEngine
 from grace_st.fingerprint import adapters_fingerprint, architecture_fingerprint, weights_fingerprint
 from grace_st.prompt import RepresentationPrompt
 from grace_st.store import RationaleStore
-from grace_st.stored import ACCELERATOR_BATCH, CPU_BATCH, generate_with_store, store_of
+from grace_st.store.generation import ACCELERATOR_BATCH, CPU_BATCH, generate_with_store, store_of
 from grace_st.truncation import TruncationLog
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from grace_st.cli import main
 from grace_st.engines.base import Sampling
 from grace_st.fingerprint import folder_revision, weights_fingerprint
 from grace_st.store import FORMAT_VERSION, StoreBusyError, StoredRollout, StoreError
-from grace_st.stored import canonical_sampling
+from grace_st.store.generation import canonical_sampling
 from tests import tiny
 from tests.children import in_child
 from tests.conftest import GraceFolder
@@ -325,7 +325,7 @@ def test_what_sqlite_says_about_the_disk_is_said_plainly(path: Path) -> None:
     """SQLite's own refusals: a file system that has turned read-only, and one that is full."""
     store = RationaleStore(path)
     store.put(SPACE, numbered(1))
-    connection = store._connected()
+    connection = store._file.connected()
     connection.execute("PRAGMA query_only = ON")
     with pytest.raises(PermissionError, match="may not be written"):
         store.put(SPACE, numbered(1, first=1))
@@ -410,7 +410,7 @@ def test_prune_on_a_disk_without_room_for_a_copy(path: Path, monkeypatch: pytest
     before = path.stat().st_size + path.with_name(f"{path.name}-wal").stat().st_size
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage)
     statements: list[str] = []
-    store._connected().set_trace_callback(statements.append)
+    store._file.connected().set_trace_callback(statements.append)
     assert store.prune(max_bytes=100_000) > 200
     assert path.stat().st_size <= 100_000 < before and "VACUUM" not in statements
     assert len(list(store.export())) == store.info().entries > 0
@@ -420,7 +420,7 @@ def test_a_store_that_is_damaged_while_it_is_read_is_said_so(path: Path) -> None
     with RationaleStore(path) as store:
         store.put(SPACE, numbered(2000, size=64))
     store = RationaleStore(path)
-    store._connected().execute("PRAGMA shrink_memory")  # what was read at opening
+    store._file.connected().execute("PRAGMA shrink_memory")  # what was read at opening
     with path.open("r+b") as stream:
         stream.seek(4096 * 3)
         stream.write(os.urandom(path.stat().st_size - 4096 * 4))

@@ -18,7 +18,7 @@ from grace_st.engines.torch_engine import TorchEngine
 from grace_st.model import GraceModel
 from grace_st.mteb.instructions import Instructions, check_instructions, prompt_for
 from grace_st.store import RationaleStore
-from grace_st.stored import store_of
+from grace_st.store.generation import store_of
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
