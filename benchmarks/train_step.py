@@ -1,0 +1,457 @@
+"""Time of a training step, side by side: the local engine against TRL's GRPOTrainer.
+
+    python -m venv trl-env && trl-env/bin/pip install -r benchmarks/requirements-trl.txt
+    python benchmarks/train_step.py --trl-python trl-env/bin/python --output benchmarks/results/train_step_cpu.json
+
+The bundled grace-nano in float32 on the CPU, the same number of threads, the same prompts in the same steps, K samples
+of each at temperature 1, AdamW with clipped gradients, one update a step, no KL, no evaluation, no checkpoint. Rationales
+all fill their budget (the end is taken out of the choices, on both sides in the same way), so that both make the same
+number of tokens. What takes turns, each in a process of its own:
+
+    trained        this engine: K rollouts of each positive are sampled, pooled, rewarded, trained
+    whole          this engine as in training: besides, one rollout of each query and negative, which the reward needs
+    trl_trivial    TRL, where the reward is the length of the text: samples and trains what `trained` does
+    trl_embed      TRL, where the reward embeds the completions by a second forward pass
+    trl_whole      TRL, where it also generates and embeds queries and negatives: samples and trains what `whole` does
+
+Each round takes one step of each, in an order that rotates, and ratios are taken within a round; the first steps are
+left out. Then the same for this engine alone over group sizes and batch sizes. Without ``--trl-python`` only this engine
+is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grace_steps
+from encode import machine, spread, tell, write
+from stepping import Stepper, StepperError, child_environment
+
+import grace_st
+
+HERE = Path(__file__).parent
+REQUIREMENTS = HERE / "requirements-trl.txt"
+HOW_TO = f"python -m venv trl-env && trl-env/bin/pip install -r {REQUIREMENTS.name}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way of taking a step.
+
+    Attributes:
+        is_trl: Whether TRL takes it.
+        options: Of the program's specification.
+    """
+
+    is_trl: bool
+    options: Mapping[str, Any]
+
+
+VARIANTS = {
+    "trained": Variant(False, {"anchors": False}),
+    "whole": Variant(False, {"anchors": True}),
+    "trl_trivial": Variant(True, {"reward": "trivial"}),
+    "trl_embed": Variant(True, {"reward": "embed"}),
+    "trl_whole": Variant(True, {"reward": "grace"}),
+}
+
+PAIRS = (("trained", "trl_trivial"), ("trained", "trl_embed"), ("whole", "trl_whole"), ("whole", "trl_trivial"))
+"""What is compared: the first two and the third do equal work; in the last this engine samples more rollouts."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of a step."""
+
+    batch: int
+    group: int
+    tokens: int
+
+
+# ---------------------------------------------------------------- measuring
+
+
+class Bench:
+    """Starts the programs.
+
+    Args:
+        arguments: The command line.
+        folder: For all files.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
+        self.arguments = arguments
+        self.folder = folder
+        self._work: dict[Size, Path] = {}
+        self.prompt_tokens: dict[Size, float] = {}
+        self._started = 0
+
+    def spec(self, size: Size) -> dict[str, Any]:
+        """What every program of a size is told."""
+        given = self.arguments
+        return {
+            "model": str(grace_st.nano_path()),
+            "batch": size.batch,
+            "group": size.group,
+            "tokens": size.tokens,
+            "negatives": given.negatives,
+            "steps": given.warmup + given.rounds,
+            "threads": given.threads,
+            "seed": given.seed,
+            "learning_rate": given.learning_rate,
+            "trl_parts": given.trl_parts,
+            "trl_optimizer": given.trl_optimizer,
+            "trl_embed_rows": given.trl_embed_rows,
+            "trl_continuous_batching": given.trl_continuous_batching,
+        }
+
+    def work(self, size: Size) -> Path:
+        """The prompts of each step, as a file."""
+        if size not in self._work:
+            steps = grace_steps.workload(self.spec(size))
+            path = self.folder / f"work-{len(self._work)}.json"
+            path.write_text(json.dumps(steps), encoding="utf-8")
+            self._work[size] = path
+            lengths = [len(prompt["ids"]) for step in steps for prompt in step["positives"]]
+            self.prompt_tokens[size] = round(statistics.mean(lengths), 1)
+        return self._work[size]
+
+    def start(self, name: str, size: Size) -> Stepper:
+        """A program that takes steps of a variant."""
+        variant = VARIANTS[name]
+        spec = {**self.spec(size), **variant.options}
+        if variant.is_trl:
+            spec["work"] = str(self.work(size))
+        self._started += 1
+        tell(f"starting {name}: batch {size.batch}, group {size.group}, {size.tokens} tokens")
+        return Stepper(
+            self.arguments.trl_python if variant.is_trl else sys.executable,
+            HERE / ("trl_steps.py" if variant.is_trl else "grace_steps.py"),
+            spec,
+            self.folder / f"{self._started}-{name}",
+            child_environment(self.arguments.threads, own_packages=not variant.is_trl),
+        )
+
+
+def take_turns(steppers: Mapping[str, Stepper], rounds: int, warmup: int) -> Iterator[dict[str, list[dict[str, Any]]]]:
+    """All answers so far, after each round that counts."""
+    names = list(steppers)
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for number in range(warmup + rounds):
+        for place in range(len(names)):
+            name = names[(place + number) % len(names)]
+            answer = steppers[name].step()
+            if number >= warmup:
+                answers[name].append(answer)
+        if number >= warmup:
+            took = ", ".join(f"{name} {answers[name][-1]['seconds']:.2f}" for name in names)
+            tell(f"round {number - warmup + 1}, seconds a step: {took}")
+            yield answers
+
+
+# ---------------------------------------------------------------- arithmetic
+
+
+def comparison(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """The figures of variants that took turns.
+
+    Args:
+        answers: Per variant one for each round: ``seconds``, ``sampled`` and ``updated`` rollouts, ``parts`` in seconds
+            and ``peak_bytes``.
+    """
+    return {
+        "seconds_per_step": {
+            name: [round(answer["seconds"], 3) for answer in given] for name, given in answers.items()
+        },
+        "rollouts_per_step": {
+            name: {"sampled": constant(given, "sampled"), "updated": constant(given, "updated")}
+            for name, given in answers.items()
+        },
+        "milliseconds_per_sampled_rollout": {
+            name: spread([1000 * answer["seconds"] / answer["sampled"] for answer in given])
+            for name, given in answers.items()
+        },
+        "step_ratios": ratios(answers, per=None),
+        "sampled_rollout_ratios": ratios(answers, per="sampled"),
+        "shares": {name: shares(given) for name, given in answers.items()},
+        "peak_mb": {name: peak(given) for name, given in answers.items()},
+    }
+
+
+def ratios(answers: Mapping[str, Sequence[Mapping[str, Any]]], *, per: str | None) -> dict[str, dict[str, float]]:
+    """Time of this engine over TRL's, within rounds: below 1, this engine is faster.
+
+    Args:
+        answers: As in `comparison`.
+        per: Divides each time first: a count in the answers.
+    """
+
+    def costs(name: str) -> list[float]:
+        return [answer["seconds"] / (1 if per is None else answer[per]) for answer in answers[name]]
+
+    return {
+        f"{own} / {other}": spread([a / b for a, b in zip(costs(own), costs(other), strict=True)])
+        for own, other in PAIRS
+        if own in answers and other in answers
+    }
+
+
+def constant(answers: Sequence[Mapping[str, Any]], key: str) -> int:
+    """A count that must not differ between steps.
+
+    Raises:
+        ValueError: It does.
+    """
+    found = {answer[key] for answer in answers}
+    if len(found) != 1:
+        raise ValueError(f"steps differ in {key}: {sorted(found)}")
+    return int(found.pop())
+
+
+def shares(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Median share of each part in the time of its step, and of the rest."""
+    parts = {
+        name: statistics.median([answer["parts"][name] / answer["seconds"] for answer in answers])
+        for name in answers[0]["parts"]
+    }
+    rest = statistics.median([1 - sum(answer["parts"].values()) / answer["seconds"] for answer in answers])
+    return {name: round(value, 4) for name, value in {**parts, "rest": rest}.items()}
+
+
+def peak(answers: Sequence[Mapping[str, Any]]) -> int | None:
+    """Most memory of a process so far, in MB."""
+    found = [answer["peak_bytes"] for answer in answers]
+    return None if None in found else round(max(found) / 1e6)
+
+
+def growth(answers: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """How cost grows with a size.
+
+    Args:
+        answers: Per size one for each round.
+
+    Returns:
+        Per size the median seconds of a step, and the cost of a sampled rollout over that at the smallest size, within
+        rounds: 1 is linear, below it is better.
+    """
+    smallest = min(answers)
+    result = {}
+    for size, given in answers.items():
+        against = [
+            (own["seconds"] / own["sampled"]) / (other["seconds"] / other["sampled"])
+            for own, other in zip(given, answers[smallest], strict=True)
+        ]
+        result[str(size)] = {
+            "seconds_per_step": [round(answer["seconds"], 3) for answer in given],
+            "sampled": constant(given, "sampled"),
+            "updated": constant(given, "updated"),
+            "cost_per_sampled_rollout_over_smallest": spread(against),
+            "peak_mb": peak(given),
+        }
+    return result
+
+
+# ---------------------------------------------------------------- the run
+
+
+def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """All measurements; what is measured is written at once."""
+    bench = Bench(arguments, folder)
+    result: dict[str, Any] = description(arguments)
+    names = [name for name, variant in VARIANTS.items() if arguments.trl_python or not variant.is_trl]
+    for tokens in arguments.tokens:
+        size = Size(arguments.batch, arguments.group, tokens)
+        with contextlib.ExitStack() as stack:
+            steppers = {name: stack.enter_context(bench.start(name, size)) for name in names}
+            check_models(steppers)
+            result["model"]["parameters"] = steppers["whole"].ready["parameters"]
+            for name in steppers:
+                if VARIANTS[name].is_trl:
+                    result["trl"]["versions"] = steppers[name].ready["versions"]
+            result["workload"]["mean_prompt_tokens"] = bench.prompt_tokens.get(size)
+            for answers in take_turns(steppers, arguments.rounds, arguments.warmup):
+                result["comparison"][str(tokens)] = comparison(answers)
+                write(arguments.output, result)
+    for name, sizes in scaling_sizes(arguments).items():
+        with contextlib.ExitStack() as stack:
+            steppers = {str(value): stack.enter_context(bench.start("whole", size)) for value, size in sizes.items()}
+            for answers in take_turns(steppers, arguments.rounds, arguments.warmup):
+                result["growth"][name] = growth({int(value): given for value, given in answers.items()})
+                write(arguments.output, result)
+    return result
+
+
+def scaling_sizes(arguments: argparse.Namespace) -> dict[str, dict[int, Size]]:
+    """The steps by group size and by batch size, at the smaller number of tokens."""
+    tokens, fixed = min(arguments.tokens), arguments.growth_fixed
+    groups = {value: Size(fixed, value, tokens) for value in arguments.growth}
+    batches = {value: Size(value, fixed, tokens) for value in arguments.growth}
+    return {"group_size": groups, "batch_size": batches} if arguments.growth else {}
+
+
+def check_models(steppers: Mapping[str, Stepper]) -> None:
+    """Both sides train the same number of weights.
+
+    Raises:
+        StepperError: They do not.
+    """
+    found = {name: stepper.ready["parameters"] for name, stepper in steppers.items()}
+    if len(set(found.values())) != 1:
+        raise StepperError(f"the models differ in their number of parameters: {found}")
+
+
+def description(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What is measured, and on what."""
+    trl = {"parts": arguments.trl_parts, "optimizer": arguments.trl_optimizer, "embed_rows": arguments.trl_embed_rows}
+    trl |= {"continuous_batching": arguments.trl_continuous_batching}
+    return {
+        "command": " ".join(["python", "benchmarks/train_step.py", *without_paths(sys.argv[1:])]),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": {**machine("cpu"), "threads": arguments.threads},
+        "trl": {"options": trl} if arguments.trl_python else None,
+        "model": {"name": "grace-nano", "dtype": "float32"},
+        "workload": {
+            "batch_size": arguments.batch,
+            "group_size": arguments.group,
+            "negatives": arguments.negatives,
+            "rationale_tokens": arguments.tokens,
+            "growth_fixed_size": arguments.growth_fixed,
+            "growth_tokens": min(arguments.tokens),
+            "rounds": arguments.rounds,
+            "warmup_steps": arguments.warmup,
+        },
+        "comparison": {},
+        "growth": {},
+    }
+
+
+def without_paths(words: Sequence[str]) -> list[str]:
+    """The command line with a stand-in for the other environment's place, which is nobody's business."""
+    kept = list(words)
+    for index, word in enumerate(kept):
+        if word == "--trl-python" and index + 1 < len(kept):
+            kept[index + 1] = "trl-env/bin/python"
+        elif word.startswith("--trl-python="):
+            kept[index] = "--trl-python=trl-env/bin/python"
+    return kept
+
+
+def tables(result: Mapping[str, Any]) -> str:
+    """The result in Markdown."""
+    blocks = []
+    for tokens, found in result["comparison"].items():
+        lines = [
+            f"{tokens} tokens",
+            "",
+            "| step | s | sampled | trained | ms per sampled rollout | peak MB |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name, seconds in found["seconds_per_step"].items():
+            counts, each = found["rollouts_per_step"][name], found["milliseconds_per_sampled_rollout"][name]
+            cells = [name, f"{statistics.median(seconds):.2f}", counts["sampled"], counts["updated"], _shown(each, 1)]
+            lines.append(f"| {' | '.join(map(str, [*cells, found['peak_mb'][name]]))} |")
+        if found["step_ratios"]:
+            lines += ["", "| this engine / TRL | per step | per sampled rollout |", "|---|---|---|"]
+        for pair, ratio in found["step_ratios"].items():
+            lines.append(f"| {pair} | {_shown(ratio, 2)} | {_shown(found['sampled_rollout_ratios'][pair], 2)} |")
+        parts = [
+            ", ".join(f"{part} {share:.1%}" for part, share in found["shares"][name].items())
+            for name in found["shares"]
+        ]
+        lines += ["", *(f"{name}: {part}" for name, part in zip(found["shares"], parts, strict=True))]
+        blocks.append("\n".join(lines))
+    for name, found in result["growth"].items():
+        lines = [f"| {name} | s | sampled | cost of one over that at the smallest |", "|---|---|---|---|"]
+        for size, figures in found.items():
+            seconds, cost = figures["seconds_per_step"], figures["cost_per_sampled_rollout_over_smallest"]
+            lines.append(f"| {size} | {statistics.median(seconds):.2f} | {figures['sampled']} | {_shown(cost, 2)} |")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _shown(value: Mapping[str, float], digits: int) -> str:
+    return f"{value['median']:.{digits}f} ({value['min']:.{digits}f} to {value['max']:.{digits}f})"
+
+
+def refusal(python: str) -> str | None:
+    """Why the other environment cannot be used, or None."""
+    if shutil.which(python) is None:
+        return f"--trl-python {python} cannot be run. To make it, in {HERE.name}/: {HOW_TO}"
+    environment = child_environment(1, own_packages=False)
+    found = subprocess.run([python, "-c", "import trl"], env=environment, capture_output=True, text=True, check=False)
+    if found.returncode:
+        reason = (found.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return f"--trl-python {python} cannot import trl ({reason}). To make it, in {HERE.name}/: {HOW_TO}"
+    return None
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, checked before anything is measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trl-python", help="Python of an environment with TRL (default: measure this engine only)")
+    parser.add_argument("--batch", type=_positive, default=16, help="B, prompts of a step")
+    parser.add_argument("--group", type=_positive, default=8, help="K, rollouts of each")
+    parser.add_argument("--tokens", type=_positive, nargs="+", default=[24, 72], help="lengths of the rationales")
+    parser.add_argument("--negatives", type=_positive, default=1, help="of each query")
+    parser.add_argument("--growth", type=_positive, nargs="*", default=[2, 4, 8, 16], help="sizes; none leaves it out")
+    parser.add_argument("--growth-fixed", type=_positive, default=8, help="the other size while one grows")
+    parser.add_argument("--rounds", type=_positive, default=5)
+    parser.add_argument("--warmup", type=_positive, default=1, help="first steps that are left out")
+    parser.add_argument("--threads", type=_positive, default=2, help="of each side")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--learning-rate", type=float, default=1e-5)
+    parser.add_argument("--trl-parts", type=_positive, default=1, help="backward passes of an update of TRL")
+    parser.add_argument("--trl-optimizer", default="adamw_torch_fused", help="transformers' name of an AdamW")
+    parser.add_argument("--trl-embed-rows", type=_positive, default=32, help="rows of a forward pass that embeds")
+    parser.add_argument("--trl-continuous-batching", action="store_true", help="let TRL generate in that way")
+    parser.add_argument("--output", type=Path, help="where the JSON goes; tables go to stdout")
+    arguments = parser.parse_args(words)
+    if arguments.output is not None and not arguments.output.parent.is_dir():
+        parser.error(f"there is no folder {arguments.output.parent}")
+    small = [name for name, value in (("--group", arguments.group), ("--batch", arguments.batch)) if value < 2]
+    small += ["--growth" for value in (*arguments.growth, arguments.growth_fixed) if value < 2]
+    if small:
+        parser.error(f"{small[0]} must be at least 2: the reward compares rollouts and instances with each other")
+    if arguments.batch * arguments.group % arguments.trl_parts:
+        parser.error(f"--trl-parts {arguments.trl_parts} does not divide {arguments.batch} times {arguments.group}")
+    if arguments.trl_python is None:
+        tell(f"this engine alone is measured. For TRL give --trl-python; to make it, in {HERE.name}/: {HOW_TO}")
+    else:
+        reason = refusal(arguments.trl_python)
+        if reason is not None:
+            parser.error(reason)
+    return arguments
+
+
+def main() -> None:
+    """The command line."""
+    arguments = parse()
+    with tempfile.TemporaryDirectory(prefix="train-step-") as folder:
+        try:
+            result = run(arguments, Path(folder))
+        except StepperError as error:
+            sys.exit(str(error))
+    sys.stdout.write(tables(result) + "\n")
+
+
+if __name__ == "__main__":
+    main()

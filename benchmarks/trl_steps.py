@@ -1,0 +1,306 @@
+"""Steps of TRL's GRPOTrainer, one at a time; started by `train_step.py` with the Python of another environment.
+
+Needs `requirements-trl.txt` and none of this package: the bundled model is an ordinary causal LM. The options are those
+that make TRL fast on a CPU (see `arguments_of`). Three rewards:
+
+    trivial  the length of the text: what TRL costs at least
+    embed    vectors of the completions by a second forward pass, rewarded where they agree within their group
+    grace    the same, and for each query and negative a rollout of its own with its vector, which `generate` and a
+             forward pass inside the reward function make: GRACE's reward as a user of TRL would have to write it
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+import trl
+from datasets import Dataset
+from stepping import Channel, never_ends, peak_bytes
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+Prompt = Mapping[str, Any]
+
+
+def arguments_of(spec: Mapping[str, Any]) -> GRPOConfig:
+    """TRL's options: one update of all rollouts a step, as Eq. 18 of the paper has it, and no time for anything else."""
+    rows = spec["batch"] * spec["group"]
+    if rows % spec["trl_parts"]:
+        raise ValueError(f"{rows} rollouts cannot be cut into {spec['trl_parts']} equal parts: choose a divisor")
+    return GRPOConfig(
+        output_dir=str(Path(spec["folder"]) / "run"),
+        seed=spec["seed"],
+        max_steps=spec["steps"],
+        # All rollouts are generated together and trained in one update; here the parts of its backward passes.
+        per_device_train_batch_size=rows // spec["trl_parts"],
+        gradient_accumulation_steps=spec["trl_parts"],
+        num_generations=spec["group"],
+        num_iterations=1,
+        shuffle_dataset=False,
+        max_completion_length=spec["tokens"],
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        beta=0.0,  # no KL, and no second model
+        loss_type="dapo",  # mean over all tokens
+        scale_rewards="none",
+        mask_truncated_completions=False,
+        disable_dropout=True,
+        learning_rate=spec["learning_rate"],
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        optim=spec["trl_optimizer"],
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,  # TRL's default is to compute activations twice
+        use_transformers_continuous_batching=spec["trl_continuous_batching"],
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        report_to="none",
+        logging_strategy="no",
+        save_strategy="no",
+        eval_strategy="no",
+        disable_tqdm=True,
+        log_completions=False,
+    )
+
+
+class Embedder:
+    """Vectors of prompts with their completions by a second forward pass, and rollouts of further prompts.
+
+    Args:
+        model: The policy.
+        rows: Rows of one forward pass.
+    """
+
+    def __init__(self, model: Any, rows: int) -> None:
+        self.model = model
+        self.rows = rows
+
+    @torch.no_grad()
+    def vectors(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[int]]) -> Tensor:
+        """``[n, d]``, the mean over the text and its rationale, as GRACE pools."""
+        pad = self.model.config.pad_token_id
+        found = []
+        for start in range(0, len(prompts), self.rows):
+            part = range(start, min(start + self.rows, len(prompts)))
+            sequences = [torch.tensor([*prompts[i]["ids"], *completions[i]]) for i in part]
+            lengths = torch.tensor([len(sequence) for sequence in sequences])
+            starts = torch.tensor([prompts[i]["pool_start"] for i in part])
+            # Padding stands on the right, where causal attention never looks.
+            ids = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=pad)
+            hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state
+            columns = torch.arange(ids.shape[1])
+            span = (columns >= starts[:, None]) & (columns < lengths[:, None])
+            found.append((hidden * span[..., None]).sum(1) / span.sum(1, keepdim=True))
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def rollouts(self, prompts: Sequence[Prompt], settings: Any) -> list[list[int]]:
+        """One completion of each prompt, generated as TRL generates: padded on the left, together."""
+        sequences = [torch.tensor(prompt["ids"]) for prompt in prompts]
+        width = max(map(len, sequences))
+        ids = torch.full((len(sequences), width), self.model.config.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for row, sequence in enumerate(sequences):
+            ids[row, width - len(sequence) :], mask[row, width - len(sequence) :] = sequence, 1
+        output = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+        return output[:, width:].tolist()
+
+
+def agreement(vectors: Tensor, group: int) -> Tensor:
+    """``[n]``: the mean similarity of each vector to the others of its group (Eq. 14)."""
+    unit = F.normalize(vectors, dim=-1).unflatten(0, (-1, group))
+    return ((unit @ unit.mT).sum(-1) - 1).div(group - 1).flatten()
+
+
+def contrast(rollouts: Tensor, queries: Tensor, negatives: Tensor, counts: Sequence[int], group: int) -> Tensor:
+    """``[B * K]`` rewards: nearer to one's query than one's negatives and other queries are, and agreeing.
+
+    Args:
+        rollouts: ``[B * K, d]``.
+        queries: ``[B, d]``.
+        negatives: ``[sum of counts, d]``.
+        counts: How many of them each query has.
+        group: ``K``.
+    """
+    unit, instances = F.normalize(rollouts, dim=-1), torch.arange(len(queries))
+    owner = instances.repeat_interleave(group)
+    similar = unit @ F.normalize(queries, dim=-1).T
+    own = similar.gather(1, owner[:, None])[:, 0]
+    others = (similar.sum(1) - own) / max(1, len(queries) - 1)
+    theirs = owner[:, None] == instances.repeat_interleave(torch.tensor(counts))
+    near = (unit @ F.normalize(negatives, dim=-1).T * theirs).sum(1)
+    return 10 * (own - near + 0.2 * agreement(rollouts, group) - 0.2 * others)
+
+
+class Reward:
+    """What the trainer calls with the completions of a step, and a check of what it is given.
+
+    Args:
+        spec: What is measured.
+        work: The prompts of each step.
+    """
+
+    __name__ = "reward"
+
+    def __init__(self, spec: Mapping[str, Any], work: Sequence[Mapping[str, Any]]) -> None:
+        self.spec = spec
+        self.work = work
+        self.embedder: Embedder | None = None
+        self.settings: Any = None
+        self.sampled = 0
+        self.seconds = 0.0
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]],
+        trainer_state: Any,
+        **_: object,
+    ) -> list[float]:
+        """A reward for each completion."""
+        started = time.perf_counter()
+        step = self.work[trainer_state.global_step]
+        owners = [prompt for prompt in step["positives"] for _ in range(self.spec["group"])]
+        if list(prompts) != [prompt["text"] for prompt in owners]:
+            raise RuntimeError("TRL trains on other prompts than it was given for this step")
+        self.sampled = len(completion_ids)
+        result = self._rewards(step, owners, completions, completion_ids)
+        self.seconds = time.perf_counter() - started
+        return result
+
+    def _rewards(
+        self,
+        step: Mapping[str, Any],
+        owners: Sequence[Prompt],
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]],
+    ) -> list[float]:
+        self._check(completion_ids)
+        if self.spec["reward"] == "trivial":
+            return [float(len(text)) for text in completions]
+        assert self.embedder is not None
+        group = self.spec["group"]
+        if self.spec["reward"] == "embed":
+            return (10 * agreement(self.embedder.vectors(owners, completion_ids), group)).tolist()
+        counts = [len(row) for row in step["negatives"]]
+        anchors = [*step["queries"], *(prompt for row in step["negatives"] for prompt in row)]
+        rationales = self.embedder.rollouts(anchors, self.settings)
+        self._check(rationales)
+        self.sampled += len(anchors)
+        vectors = self.embedder.vectors([*owners, *anchors], [*completion_ids, *rationales])
+        trained, queries, negatives = vectors.split([len(owners), len(step["queries"]), sum(counts)])
+        return contrast(trained, queries, negatives, counts, group).tolist()
+
+    def _check(self, completion_ids: Sequence[Sequence[int]]) -> None:
+        if any(len(ids) != self.spec["tokens"] for ids in completion_ids):
+            raise RuntimeError("a rationale did not fill its budget")
+
+
+class Pace(TrainerCallback):
+    """Stops between two steps until another one is asked for.
+
+    A step is everything from that word to the end of the step: drawing the batch and the trainer's own loop as well.
+
+    Args:
+        channel: Where the word comes from.
+        reward: Knows what was sampled.
+        timed: Seconds of the step that went into generating.
+    """
+
+    def __init__(self, channel: Channel, reward: Reward, timed: Callable[[], float]) -> None:
+        self.channel = channel
+        self.reward = reward
+        self.timed = timed
+        self.started = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **options: Any) -> None:
+        """Tell that the first step can be asked for."""
+        del args, state, options
+        model = self.reward.embedder.model if self.reward.embedder else None
+        versions = {"python": platform.python_version(), "torch": torch.__version__}
+        versions |= {"transformers": transformers.__version__, "trl": trl.__version__}
+        parameters = sum(parameter.numel() for parameter in model.parameters()) if model is not None else None
+        self.channel.send({"parameters": parameters, "versions": versions, "peak_bytes": peak_bytes()})
+        self._wait(control)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
+        """Tell what the step cost, and wait."""
+        del args, state, options
+        seconds = time.perf_counter() - self.started
+        sampling = self.timed()
+        self.channel.send(
+            {
+                "seconds": seconds,
+                "sampled": self.reward.sampled,
+                "updated": self.reward.spec["batch"] * self.reward.spec["group"],
+                "parts": {
+                    "sampling": sampling,
+                    "reward": self.reward.seconds,
+                    "update": seconds - sampling - self.reward.seconds,
+                },
+                "peak_bytes": peak_bytes(),
+            }
+        )
+        self._wait(control)
+
+    def _wait(self, control: Any) -> None:
+        if not self.channel.is_told_to_step():
+            sys.exit(0)
+        self.started = time.perf_counter()
+
+
+class TimedTrainer(GRPOTrainer):
+    """TRL's trainer, which also tells how long it generated."""
+
+    generated = 0.0
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        started = time.perf_counter()
+        result = super()._generate(prompts)
+        self.generated = time.perf_counter() - started
+        return result
+
+
+def main() -> None:
+    """Take steps as told."""
+    channel = Channel()
+    spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    work = json.loads(Path(spec["work"]).read_text(encoding="utf-8"))
+    torch.set_num_threads(spec["threads"])
+    tokenizer = AutoTokenizer.from_pretrained(spec["model"])
+    model = AutoModelForCausalLM.from_pretrained(spec["model"], dtype=torch.float32)
+    texts = [prompt for step in work for prompt in step["positives"]]
+    if tokenizer(text=[prompt["text"] for prompt in texts])["input_ids"] != [prompt["ids"] for prompt in texts]:
+        raise RuntimeError("the tokenizer of this environment makes other tokens of the prompts")
+    reward = Reward(spec, work)
+    trainer = TimedTrainer(
+        model=model,
+        reward_funcs=reward,
+        args=arguments_of(spec),
+        train_dataset=Dataset.from_dict({"prompt": [prompt["text"] for prompt in texts]}),
+        processing_class=tokenizer,
+    )
+    never_ends(model, trainer.eos_token_ids)
+    reward.embedder, reward.settings = Embedder(model, spec["trl_embed_rows"]), trainer.generation_config
+    trainer.add_callback(Pace(channel, reward, lambda: trainer.generated))
+    trainer.train()
+    channel.is_told_to_step()  # stays until it is ended, so that its memory does not fall early
+
+
+if __name__ == "__main__":
+    main()
