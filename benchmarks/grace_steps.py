@@ -7,6 +7,7 @@ samples and trains the same rollouts as one of TRL's.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -154,20 +155,54 @@ class SteppedTrainer(training.Trainer):
         }
 
 
+class Trainers:
+    """The trainers of the sizes, made when they are first needed.
+
+    Args:
+        spec: What is measured.
+    """
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self.spec = spec
+        self._made: dict[int, tuple[SteppedTrainer, training.Views]] = {}
+
+    def of(self, number: int) -> SteppedTrainer:
+        """That of a size. Where steps of the sizes come one after the other, the one before makes room."""
+        if number not in self._made:
+            if not self.spec["keep_sizes"]:
+                self.close()
+            self._made[number] = self._make(number)
+        return self._made[number][0]
+
+    def _make(self, number: int) -> tuple[SteppedTrainer, training.Views]:
+        config = config_of(
+            {**self.spec, **self.spec["sizes"][number]}, str(Path(self.spec["folder"]) / f"run-{number}")
+        )
+        folder = RunFolder(config, resume=False, overwrite=False)
+        views = training.Views(config, folder, quiet=True)
+        trainer = SteppedTrainer(config, folder, views)
+        trainer.prepare(anchors=self.spec["anchors"])
+        return trainer, views
+
+    def close(self) -> None:
+        """Close the logs of all trainers, and let go of them."""
+        for _, views in self._made.values():
+            views.__exit__()
+        self._made.clear()
+        gc.collect()
+
+
 def main() -> None:
     """Take steps as told."""
     channel = Channel()
     spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.set_num_threads(spec["threads"])
-    config = config_of(spec, str(Path(spec["folder"]) / "run"))
-    folder = RunFolder(config, resume=False, overwrite=False)
-    with training.Views(config, folder, quiet=True) as views:
-        trainer = SteppedTrainer(config, folder, views)
-        trainer.prepare(anchors=spec["anchors"])
-        parameters = sum(parameter.numel() for parameter in trainer.policy.model.parameters())
-        channel.send({"parameters": parameters, "peak_bytes": peak_bytes()})
-        while channel.is_told_to_step():
-            channel.send(trainer.advance())
+    trainers = Trainers(spec)
+    parameters = sum(parameter.numel() for parameter in trainers.of(0).policy.model.parameters())
+    channel.send({"parameters": parameters})
+    while (number := channel.next_size()) is not None:
+        channel.send(trainers.of(number).advance())
+    trainers.close()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Programs that take training steps one at a time, when they are told to. Standard library only.
 
-Both sides of `train_step.py` are processes of this kind, each with its own Python, so that they can take turns: a line
-of JSON goes in for every step, and one comes out with what it cost. In between a process waits and computes nothing.
+Both sides of `train_step.py` are processes of this kind, each with its own Python, so that they can take turns: the
+number of a size goes in for every step, and a line of JSON comes out with what it cost. In between a process waits and
+computes nothing.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ class Channel:
         self._answers.write(json.dumps(answer) + "\n")
         self._answers.flush()
 
-    def is_told_to_step(self) -> bool:
-        """Wait for a word from the other end: True for another step, False where there will be none."""
-        return sys.stdin.readline().strip() == "step"
+    def next_size(self) -> int | None:
+        """Wait for a word from the other end: of which size the next step shall be; None where there will be none."""
+        word = sys.stdin.readline().strip()
+        return int(word) if word else None
 
 
 class Stepper:
@@ -91,15 +93,18 @@ class Stepper:
     ) -> None:
         self.close()
 
-    def step(self) -> dict[str, Any]:
+    def step(self, size: int) -> dict[str, Any]:
         """One step, and what it cost.
+
+        Args:
+            size: Its place among the sizes that the program was told at the start.
 
         Raises:
             StepperError: The program ended instead.
         """
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write("step\n")
+            self._process.stdin.write(f"{size}\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._failure() from None

@@ -4,9 +4,9 @@
     python benchmarks/train_step.py --trl-python trl-env/bin/python --output benchmarks/results/train_step_cpu.json
 
 The bundled grace-nano in float32 on the CPU, the same number of threads, the same prompts in the same steps, K samples
-of each at temperature 1, AdamW with clipped gradients, one update a step, no KL, no evaluation, no checkpoint. Rationales
-all fill their budget (the end is taken out of the choices, on both sides in the same way), so that both make the same
-number of tokens. What takes turns, each in a process of its own:
+of each at temperature 1, AdamW with clipped gradients, one update a step, no KL, no evaluation, no checkpoint. All
+rationales fill their budget (the end is taken out of the choices, on both sides in the same way), so that both make
+the same number of tokens. What takes turns, each in a process of its own:
 
     trained        this engine: K rollouts of each positive are sampled, pooled, rewarded, trained
     whole          this engine as in training: besides, one rollout of each query and negative, which the reward needs
@@ -15,14 +15,15 @@ number of tokens. What takes turns, each in a process of its own:
     trl_whole      TRL, where it also generates and embeds queries and negatives: samples and trains what `whole` does
 
 Each round takes one step of each, in an order that rotates, and ratios are taken within a round; the first steps are
-left out. Then the same for this engine alone over group sizes and batch sizes. Without ``--trl-python`` only this engine
-is measured.
+left out. Then the same for this engine alone over group sizes and batch sizes. Without ``--trl-python`` only this
+engine is measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import shutil
 import statistics
@@ -30,8 +31,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,23 +91,46 @@ class Bench:
     Args:
         arguments: The command line.
         folder: For all files.
+
+    Attributes:
+        prompt_tokens: Mean length of the prompts of each size that has been written.
     """
 
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self.arguments = arguments
         self.folder = folder
-        self._work: dict[Size, Path] = {}
         self.prompt_tokens: dict[Size, float] = {}
+        self._work: dict[Size, Path] = {}
         self._started = 0
 
-    def spec(self, size: Size) -> dict[str, Any]:
-        """What every program of a size is told."""
+    def start(self, name: str, sizes: Sequence[Size], *, keep_sizes: bool) -> Stepper:
+        """A program that takes steps of a variant.
+
+        Args:
+            name: Of the variant.
+            sizes: Of the steps; `Stepper.step` names them by their place here.
+            keep_sizes: Whether steps of different sizes take turns; else each size lets go of the one before.
+        """
+        variant, given = VARIANTS[name], self.arguments
+        told: list[dict[str, Any]] = [dataclasses.asdict(size) for size in sizes]
+        if variant.is_trl:
+            for size, values in zip(sizes, told, strict=True):
+                values["work"] = str(self._workload(size))
+        spec = {**self._common(), **variant.options, "sizes": told, "keep_sizes": keep_sizes}
+        self._started += 1
+        tell(f"starting {name}")
+        return Stepper(
+            given.trl_python if variant.is_trl else sys.executable,
+            HERE / ("trl_steps.py" if variant.is_trl else "grace_steps.py"),
+            spec,
+            self.folder / f"{self._started}-{name}",
+            child_environment(given.threads, own_packages=not variant.is_trl),
+        )
+
+    def _common(self) -> dict[str, Any]:
         given = self.arguments
         return {
             "model": str(grace_st.nano_path()),
-            "batch": size.batch,
-            "group": size.group,
-            "tokens": size.tokens,
             "negatives": given.negatives,
             "steps": given.warmup + given.rounds,
             "threads": given.threads,
@@ -117,10 +142,10 @@ class Bench:
             "trl_continuous_batching": given.trl_continuous_batching,
         }
 
-    def work(self, size: Size) -> Path:
+    def _workload(self, size: Size) -> Path:
         """The prompts of each step, as a file."""
         if size not in self._work:
-            steps = grace_steps.workload(self.spec(size))
+            steps = grace_steps.workload({**self._common(), **dataclasses.asdict(size)})
             path = self.folder / f"work-{len(self._work)}.json"
             path.write_text(json.dumps(steps), encoding="utf-8")
             self._work[size] = path
@@ -128,31 +153,21 @@ class Bench:
             self.prompt_tokens[size] = round(statistics.mean(lengths), 1)
         return self._work[size]
 
-    def start(self, name: str, size: Size) -> Stepper:
-        """A program that takes steps of a variant."""
-        variant = VARIANTS[name]
-        spec = {**self.spec(size), **variant.options}
-        if variant.is_trl:
-            spec["work"] = str(self.work(size))
-        self._started += 1
-        tell(f"starting {name}: batch {size.batch}, group {size.group}, {size.tokens} tokens")
-        return Stepper(
-            self.arguments.trl_python if variant.is_trl else sys.executable,
-            HERE / ("trl_steps.py" if variant.is_trl else "grace_steps.py"),
-            spec,
-            self.folder / f"{self._started}-{name}",
-            child_environment(self.arguments.threads, own_packages=not variant.is_trl),
-        )
+
+Answer = Mapping[str, Any]
+"""What a step cost: ``seconds``, ``sampled`` and ``updated`` rollouts, ``parts`` in seconds, ``peak_bytes``."""
 
 
-def take_turns(steppers: Mapping[str, Stepper], rounds: int, warmup: int) -> Iterator[dict[str, list[dict[str, Any]]]]:
-    """All answers so far, after each round that counts."""
-    names = list(steppers)
-    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+def take_turns(
+    takers: Mapping[str, Callable[[], Answer]], rounds: int, warmup: int
+) -> Iterator[dict[str, list[Answer]]]:
+    """Let each take a step in each round, in an order that rotates. Yields all answers that count, after each round."""
+    names = list(takers)
+    answers: dict[str, list[Answer]] = {name: [] for name in names}
     for number in range(warmup + rounds):
         for place in range(len(names)):
             name = names[(place + number) % len(names)]
-            answer = steppers[name].step()
+            answer = takers[name]()
             if number >= warmup:
                 answers[name].append(answer)
         if number >= warmup:
@@ -164,12 +179,11 @@ def take_turns(steppers: Mapping[str, Stepper], rounds: int, warmup: int) -> Ite
 # ---------------------------------------------------------------- arithmetic
 
 
-def comparison(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+def comparison(answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
     """The figures of variants that took turns.
 
     Args:
-        answers: Per variant one for each round: ``seconds``, ``sampled`` and ``updated`` rollouts, ``parts`` in seconds
-            and ``peak_bytes``.
+        answers: Per variant one for each round.
     """
     return {
         "seconds_per_step": {
@@ -190,7 +204,7 @@ def comparison(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, 
     }
 
 
-def ratios(answers: Mapping[str, Sequence[Mapping[str, Any]]], *, per: str | None) -> dict[str, dict[str, float]]:
+def ratios(answers: Mapping[str, Sequence[Answer]], *, per: str | None) -> dict[str, dict[str, float]]:
     """Time of this engine over TRL's, within rounds: below 1, this engine is faster.
 
     Args:
@@ -208,7 +222,7 @@ def ratios(answers: Mapping[str, Sequence[Mapping[str, Any]]], *, per: str | Non
     }
 
 
-def constant(answers: Sequence[Mapping[str, Any]], key: str) -> int:
+def constant(answers: Sequence[Answer], key: str) -> int:
     """A count that must not differ between steps.
 
     Raises:
@@ -220,7 +234,7 @@ def constant(answers: Sequence[Mapping[str, Any]], key: str) -> int:
     return int(found.pop())
 
 
-def shares(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def shares(answers: Sequence[Answer]) -> dict[str, float]:
     """Median share of each part in the time of its step, and of the rest."""
     parts = {
         name: statistics.median([answer["parts"][name] / answer["seconds"] for answer in answers])
@@ -230,13 +244,13 @@ def shares(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in {**parts, "rest": rest}.items()}
 
 
-def peak(answers: Sequence[Mapping[str, Any]]) -> int | None:
+def peak(answers: Sequence[Answer]) -> int | None:
     """Most memory of a process so far, in MB."""
     found = [answer["peak_bytes"] for answer in answers]
     return None if None in found else round(max(found) / 1e6)
 
 
-def growth(answers: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+def growth(answers: Mapping[int, Sequence[Answer]]) -> dict[str, Any]:
     """How cost grows with a size.
 
     Args:
@@ -258,7 +272,6 @@ def growth(answers: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Any]
             "sampled": constant(given, "sampled"),
             "updated": constant(given, "updated"),
             "cost_per_sampled_rollout_over_smallest": spread(against),
-            "peak_mb": peak(given),
         }
     return result
 
@@ -270,46 +283,61 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All measurements; what is measured is written at once."""
     bench = Bench(arguments, folder)
     result: dict[str, Any] = description(arguments)
-    names = [name for name, variant in VARIANTS.items() if arguments.trl_python or not variant.is_trl]
-    for tokens in arguments.tokens:
-        size = Size(arguments.batch, arguments.group, tokens)
-        with contextlib.ExitStack() as stack:
-            steppers = {name: stack.enter_context(bench.start(name, size)) for name in names}
-            check_models(steppers)
-            result["model"]["parameters"] = steppers["whole"].ready["parameters"]
-            for name in steppers:
-                if VARIANTS[name].is_trl:
-                    result["trl"]["versions"] = steppers[name].ready["versions"]
-            result["workload"]["mean_prompt_tokens"] = bench.prompt_tokens.get(size)
-            for answers in take_turns(steppers, arguments.rounds, arguments.warmup):
-                result["comparison"][str(tokens)] = comparison(answers)
-                write(arguments.output, result)
-    for name, sizes in scaling_sizes(arguments).items():
-        with contextlib.ExitStack() as stack:
-            steppers = {str(value): stack.enter_context(bench.start("whole", size)) for value, size in sizes.items()}
-            for answers in take_turns(steppers, arguments.rounds, arguments.warmup):
-                result["growth"][name] = growth({int(value): given for value, given in answers.items()})
-                write(arguments.output, result)
+    compare(bench, result)
+    if arguments.growth:
+        measure_growth(bench, result)
     return result
 
 
-def scaling_sizes(arguments: argparse.Namespace) -> dict[str, dict[int, Size]]:
-    """The steps by group size and by batch size, at the smaller number of tokens."""
-    tokens, fixed = min(arguments.tokens), arguments.growth_fixed
-    groups = {value: Size(fixed, value, tokens) for value in arguments.growth}
-    batches = {value: Size(value, fixed, tokens) for value in arguments.growth}
-    return {"group_size": groups, "batch_size": batches} if arguments.growth else {}
+def compare(bench: Bench, result: dict[str, Any]) -> None:
+    """Steps of all variants, at each number of tokens."""
+    given = bench.arguments
+    names = given.variants
+    # Ascending, since the peak of a process never falls.
+    sizes = [Size(given.batch, given.group, tokens) for tokens in sorted(set(given.tokens))]
+    with contextlib.ExitStack() as stack:
+        steppers = {name: stack.enter_context(bench.start(name, sizes, keep_sizes=False)) for name in names}
+        result["model"]["parameters"] = parameters_of(steppers)
+        for name in names:
+            if VARIANTS[name].is_trl:
+                result["trl"]["versions"] = steppers[name].ready["versions"]
+        for place, size in enumerate(sizes):
+            takers = {name: partial(stepper.step, place) for name, stepper in steppers.items()}
+            for answers in take_turns(takers, given.rounds, given.warmup):
+                figures = {"mean_prompt_tokens": bench.prompt_tokens.get(size), **comparison(answers)}
+                result["comparison"][str(size.tokens)] = figures
+                write(given.output, result)
 
 
-def check_models(steppers: Mapping[str, Stepper]) -> None:
-    """Both sides train the same number of weights.
+def measure_growth(bench: Bench, result: dict[str, Any]) -> None:
+    """Steps of this engine alone by group size and by batch size, at the smaller number of tokens."""
+    given = bench.arguments
+    tokens, fixed = min(given.tokens), given.growth_fixed
+    growing = sorted(set(given.growth))
+    kinds = {
+        "group_size": {value: Size(fixed, value, tokens) for value in growing},
+        "batch_size": {value: Size(value, fixed, tokens) for value in growing},
+    }
+    sizes = list(dict.fromkeys(size for kind in kinds.values() for size in kind.values()))
+    with bench.start("whole", sizes, keep_sizes=True) as stepper:
+        takers = {str(place): partial(stepper.step, place) for place in range(len(sizes))}
+        for answers in take_turns(takers, given.rounds, given.warmup):
+            for name, kind in kinds.items():
+                found = {value: answers[str(sizes.index(size))] for value, size in kind.items()}
+                result["growth"][name] = growth(found)
+            write(given.output, result)
+
+
+def parameters_of(steppers: Mapping[str, Stepper]) -> int:
+    """How many weights each side trains: the same number.
 
     Raises:
-        StepperError: They do not.
+        StepperError: It is not.
     """
     found = {name: stepper.ready["parameters"] for name, stepper in steppers.items()}
     if len(set(found.values())) != 1:
         raise StepperError(f"the models differ in their number of parameters: {found}")
+    return int(next(iter(found.values())))
 
 
 def description(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -408,6 +436,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, checked before anything is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trl-python", help="Python of an environment with TRL (default: measure this engine only)")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: all that can be measured")
     parser.add_argument("--batch", type=_positive, default=16, help="B, prompts of a step")
     parser.add_argument("--group", type=_positive, default=8, help="K, rollouts of each")
     parser.add_argument("--tokens", type=_positive, nargs="+", default=[24, 72], help="lengths of the rationales")
@@ -433,6 +462,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"{small[0]} must be at least 2: the reward compares rollouts and instances with each other")
     if arguments.batch * arguments.group % arguments.trl_parts:
         parser.error(f"--trl-parts {arguments.trl_parts} does not divide {arguments.batch} times {arguments.group}")
+    if arguments.variants is None:
+        arguments.variants = [name for name in VARIANTS if arguments.trl_python or not VARIANTS[name].is_trl]
+    missing = [name for name in arguments.variants if VARIANTS[name].is_trl and not arguments.trl_python]
+    if missing:
+        parser.error(f"{missing[0]} needs --trl-python; to make it, in {HERE.name}/: {HOW_TO}")
     if arguments.trl_python is None:
         tell(f"this engine alone is measured. For TRL give --trl-python; to make it, in {HERE.name}/: {HOW_TO}")
     else:

@@ -15,7 +15,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ Prompt = Mapping[str, Any]
 
 
 def arguments_of(spec: Mapping[str, Any]) -> GRPOConfig:
-    """TRL's options: one update of all rollouts a step, as Eq. 18 of the paper has it, and no time for anything else."""
+    """TRL's options: one update of all rollouts a step, advantages as in Eq. 18 of the paper, and nothing else."""
     rows = spec["batch"] * spec["group"]
     if rows % spec["trl_parts"]:
         raise ValueError(f"{rows} rollouts cannot be cut into {spec['trl_parts']} equal parts: choose a divisor")
@@ -219,48 +219,47 @@ class Pace(TrainerCallback):
     Args:
         channel: Where the word comes from.
         reward: Knows what was sampled.
-        timed: Seconds of the step that went into generating.
+        number: The size of the trainer's steps.
+
+    Attributes:
+        asked: The size that the last word named; None where there will be no more steps.
+        trainer: The trainer, once it is made.
     """
 
-    def __init__(self, channel: Channel, reward: Reward, timed: Callable[[], float]) -> None:
+    def __init__(self, channel: Channel, reward: Reward, number: int) -> None:
         self.channel = channel
         self.reward = reward
-        self.timed = timed
+        self.number = number
+        self.asked: int | None = number
+        self.trainer: TimedTrainer | None = None
         self.started = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **options: Any) -> None:
-        """Tell that the first step can be asked for."""
-        del args, state, options
-        model = self.reward.embedder.model if self.reward.embedder else None
-        versions = {"python": platform.python_version(), "torch": torch.__version__}
-        versions |= {"transformers": transformers.__version__, "trl": trl.__version__}
-        parameters = sum(parameter.numel() for parameter in model.parameters()) if model is not None else None
-        self.channel.send({"parameters": parameters, "versions": versions, "peak_bytes": peak_bytes()})
-        self._wait(control)
+        """The first step has been asked for."""
+        del args, state, control, options
+        self.started = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
         """Tell what the step cost, and wait."""
         del args, state, options
         seconds = time.perf_counter() - self.started
-        sampling = self.timed()
+        assert self.trainer is not None
         self.channel.send(
             {
                 "seconds": seconds,
                 "sampled": self.reward.sampled,
                 "updated": self.reward.spec["batch"] * self.reward.spec["group"],
                 "parts": {
-                    "sampling": sampling,
+                    "sampling": self.trainer.generated,
                     "reward": self.reward.seconds,
-                    "update": seconds - sampling - self.reward.seconds,
+                    "update": seconds - self.trainer.generated - self.reward.seconds,
                 },
                 "peak_bytes": peak_bytes(),
             }
         )
-        self._wait(control)
-
-    def _wait(self, control: Any) -> None:
-        if not self.channel.is_told_to_step():
-            sys.exit(0)
+        self.asked = self.channel.next_size()
+        if self.asked != self.number:
+            control.should_training_stop = True
         self.started = time.perf_counter()
 
 
@@ -276,30 +275,49 @@ class TimedTrainer(GRPOTrainer):
         return result
 
 
-def main() -> None:
-    """Take steps as told."""
-    channel = Channel()
-    spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+def load(spec: Mapping[str, Any]) -> Any:
+    """The model, as TRL's own loading would have it: float32."""
+    return AutoModelForCausalLM.from_pretrained(spec["model"], dtype=torch.float32)
+
+
+def train(spec: Mapping[str, Any], number: int, channel: Channel) -> int | None:
+    """Take steps of one size until one of another size is asked for, which is returned, or none."""
     work = json.loads(Path(spec["work"]).read_text(encoding="utf-8"))
-    torch.set_num_threads(spec["threads"])
+    model = load(spec)
     tokenizer = AutoTokenizer.from_pretrained(spec["model"])
-    model = AutoModelForCausalLM.from_pretrained(spec["model"], dtype=torch.float32)
     texts = [prompt for step in work for prompt in step["positives"]]
     if tokenizer(text=[prompt["text"] for prompt in texts])["input_ids"] != [prompt["ids"] for prompt in texts]:
         raise RuntimeError("the tokenizer of this environment makes other tokens of the prompts")
     reward = Reward(spec, work)
-    trainer = TimedTrainer(
+    pace = Pace(channel, reward, number)
+    pace.trainer = trainer = TimedTrainer(
         model=model,
         reward_funcs=reward,
         args=arguments_of(spec),
         train_dataset=Dataset.from_dict({"prompt": [prompt["text"] for prompt in texts]}),
         processing_class=tokenizer,
+        callbacks=[pace],
     )
     never_ends(model, trainer.eos_token_ids)
     reward.embedder, reward.settings = Embedder(model, spec["trl_embed_rows"]), trainer.generation_config
-    trainer.add_callback(Pace(channel, reward, lambda: trainer.generated))
     trainer.train()
-    channel.is_told_to_step()  # stays until it is ended, so that its memory does not fall early
+    if pace.asked == number:
+        raise RuntimeError(f"another step was asked for than the {spec['steps']} that were planned")
+    return pace.asked
+
+
+def main() -> None:
+    """Take steps as told."""
+    channel = Channel()
+    spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    torch.set_num_threads(spec["threads"])
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    versions |= {"transformers": transformers.__version__, "trl": trl.__version__}
+    parameters = sum(parameter.numel() for parameter in load(spec).parameters())
+    channel.send({"parameters": parameters, "versions": versions})
+    number = channel.next_size()
+    while number is not None:
+        number = train({**spec, **spec["sizes"][number]}, number, channel)
 
 
 if __name__ == "__main__":
