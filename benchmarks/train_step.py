@@ -11,6 +11,7 @@ the same number of tokens. What takes turns, each in a process of its own:
     trained        this engine: K rollouts of each positive are sampled, pooled, rewarded, trained
     whole          this engine as in training: besides, one rollout of each query and negative, which the reward needs
     trl_trivial    TRL, where the reward is the length of the text: samples and trains what `trained` does
+    trl_compact    the same, patched to compute logits for rationales alone, as TRL does on a GPU
     trl_embed      TRL, where the reward embeds the completions by a second forward pass
     trl_whole      TRL, where it also generates and embeds queries and negatives: samples and trains what `whole` does
 
@@ -64,13 +65,20 @@ class Variant:
 VARIANTS = {
     "trained": Variant(False, {"anchors": False}),
     "whole": Variant(False, {"anchors": True}),
-    "trl_trivial": Variant(True, {"reward": "trivial"}),
-    "trl_embed": Variant(True, {"reward": "embed"}),
-    "trl_whole": Variant(True, {"reward": "grace"}),
+    "trl_trivial": Variant(True, {"reward": "trivial", "compact_head": False}),
+    "trl_compact": Variant(True, {"reward": "trivial", "compact_head": True}),
+    "trl_embed": Variant(True, {"reward": "embed", "compact_head": False}),
+    "trl_whole": Variant(True, {"reward": "grace", "compact_head": False}),
 }
 
-PAIRS = (("trained", "trl_trivial"), ("trained", "trl_embed"), ("whole", "trl_whole"), ("whole", "trl_trivial"))
-"""What is compared: the first two and the third do equal work; in the last this engine samples more rollouts."""
+PAIRS = (
+    ("trained", "trl_trivial"),
+    ("trained", "trl_compact"),
+    ("trained", "trl_embed"),
+    ("whole", "trl_whole"),
+    ("whole", "trl_trivial"),
+)
+"""What is compared. In each but the last both sides sample and train as many rollouts; there this engine samples more."""
 
 
 @dataclass(frozen=True)

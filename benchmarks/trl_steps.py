@@ -211,6 +211,9 @@ def load(spec: Mapping[str, Any]) -> Any:
 def train(spec: Mapping[str, Any], number: int, channel: Channel) -> int | None:
     """Take steps of one size until one of another size is asked for, which is returned, or none."""
     work = json.loads(Path(spec["work"]).read_text(encoding="utf-8"))
+    if spec["compact_head"]:
+        # Without Triton TRL computes logits for prompt tokens too, for devices that compile anew for each shape.
+        trl.trainer.utils._use_triton = lambda device: True
     model = load(spec)
     tokenizer = AutoTokenizer.from_pretrained(spec["model"])
     texts = [prompt for step in work for prompt in step["positives"]]

@@ -217,7 +217,8 @@ def test_our_steps_train_the_prompts_of_the_workload(
             queries = [list(group.prompt.ids) for group in made[number].anchors]
             assert queries == [one["ids"] for one in step["queries"]]
     assert any(not torch.equal(before[name], value) for name, value in trainer.policy.trainable().items())
-    assert trainers.of(1).advance()["updated"] == 4  # another size, which lets go of the first
+    if anchors:
+        assert trainers.of(1).advance()["updated"] == 4  # another size, which lets go of the first
     trainers.close()
 
 
