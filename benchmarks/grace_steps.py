@@ -135,14 +135,15 @@ class SteppedTrainer(training.Trainer):
         update = CallTimer([(self.learner, "update")], False)
         make = CallTimer([(self.maker, "make")], False)
         with score, pooling, update, make:
-            started = time.perf_counter()
+            started, started_cpu = time.perf_counter(), time.process_time()
             sides = self._advance()
-            seconds = time.perf_counter() - started
+            seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
         rollouts = [rollout for side in sides for group in side.groups for rollout in group.rollouts]
         if any(len(rollout.ids) != self.config.prompt.max_new_tokens for rollout in rollouts):
             raise RuntimeError("a rationale did not fill its budget")
         return {
             "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
             "sampled": self.rollouts.sampled,
             "updated": len(rollouts),
             "parts": {

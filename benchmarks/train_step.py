@@ -78,7 +78,7 @@ PAIRS = (
     ("whole", "trl_whole"),
     ("whole", "trl_trivial"),
 )
-"""What is compared. In each but the last both sides sample and train as many rollouts; there this engine samples more."""
+"""In each but the last both sides sample and train as many rollouts; there this engine samples more."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Bench:
 
 
 Answer = Mapping[str, Any]
-"""What a step cost: ``seconds``, ``sampled`` and ``updated`` rollouts, ``parts`` in seconds, ``peak_bytes``."""
+"""What a step cost: ``seconds`` and, of all threads, ``cpu_seconds``, ``sampled`` and ``updated`` rollouts, ``parts`` in seconds, ``peak_bytes``."""
 
 
 def take_turns(
@@ -197,6 +197,9 @@ def comparison(answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
         "seconds_per_step": {
             name: [round(answer["seconds"], 3) for answer in given] for name, given in answers.items()
         },
+        "cpu_seconds_per_step": {
+            name: [round(answer["cpu_seconds"], 3) for answer in given] for name, given in answers.items()
+        },
         "rollouts_per_step": {
             name: {"sampled": constant(given, "sampled"), "updated": constant(given, "updated")}
             for name, given in answers.items()
@@ -206,22 +209,27 @@ def comparison(answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
             for name, given in answers.items()
         },
         "step_ratios": ratios(answers, per=None),
+        # Where others use the machine as well, these are the steadier ones.
+        "step_cpu_ratios": ratios(answers, per=None, cost="cpu_seconds"),
         "sampled_rollout_ratios": ratios(answers, per="sampled"),
         "shares": {name: shares(given) for name, given in answers.items()},
         "peak_mb": {name: peak(given) for name, given in answers.items()},
     }
 
 
-def ratios(answers: Mapping[str, Sequence[Answer]], *, per: str | None) -> dict[str, dict[str, float]]:
+def ratios(
+    answers: Mapping[str, Sequence[Answer]], *, per: str | None, cost: str = "seconds"
+) -> dict[str, dict[str, float]]:
     """Time of this engine over TRL's, within rounds: below 1, this engine is faster.
 
     Args:
         answers: As in `comparison`.
         per: Divides each time first: a count in the answers.
+        cost: Which time.
     """
 
     def costs(name: str) -> list[float]:
-        return [answer["seconds"] / (1 if per is None else answer[per]) for answer in answers[name]]
+        return [answer[cost] / (1 if per is None else answer[per]) for answer in answers[name]]
 
     return {
         f"{own} / {other}": spread([a / b for a, b in zip(costs(own), costs(other), strict=True)])
@@ -399,9 +407,14 @@ def tables(result: Mapping[str, Any]) -> str:
             cells = [name, f"{statistics.median(seconds):.2f}", counts["sampled"], counts["updated"], _shown(each, 1)]
             lines.append(f"| {' | '.join(map(str, [*cells, found['peak_mb'][name]]))} |")
         if found["step_ratios"]:
-            lines += ["", "| this engine / TRL | per step | per sampled rollout |", "|---|---|---|"]
+            lines += [
+                "",
+                "| this engine / TRL | per step | per sampled rollout | CPU time per step |",
+                "|---|---|---|---|",
+            ]
         for pair, ratio in found["step_ratios"].items():
-            lines.append(f"| {pair} | {_shown(ratio, 2)} | {_shown(found['sampled_rollout_ratios'][pair], 2)} |")
+            others = (found["sampled_rollout_ratios"][pair], found["step_cpu_ratios"][pair])
+            lines.append(f"| {pair} | {' | '.join(_shown(value, 2) for value in (ratio, *others))} |")
         parts = [
             ", ".join(f"{part} {share:.1%}" for part, share in found["shares"][name].items())
             for name in found["shares"]

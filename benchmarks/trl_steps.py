@@ -161,20 +161,26 @@ class Pace(TrainerCallback):
         self.asked: int | None = number
         self.trainer: TimedTrainer | None = None
         self.started = 0.0
+        self.started_cpu = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **options: Any) -> None:
         """The first step has been asked for."""
         del args, state, control, options
-        self.started = time.perf_counter()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.started, self.started_cpu = time.perf_counter(), time.process_time()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
         """Tell what the step cost, and wait."""
         del args, state, options
         seconds = time.perf_counter() - self.started
+        cpu_seconds = time.process_time() - self.started_cpu
         assert self.trainer is not None
         self.channel.send(
             {
                 "seconds": seconds,
+                "cpu_seconds": cpu_seconds,
                 "sampled": self.reward.sampled,
                 "updated": self.reward.spec["batch"] * self.reward.spec["group"],
                 "parts": {
@@ -188,7 +194,7 @@ class Pace(TrainerCallback):
         self.asked = self.channel.next_size()
         if self.asked != self.number:
             control.should_training_stop = True
-        self.started = time.perf_counter()
+        self._begin()
 
 
 class TimedTrainer(GRPOTrainer):

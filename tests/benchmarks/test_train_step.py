@@ -31,7 +31,8 @@ SPEC = {"seed": 0, "steps": 2, "batch": 2, "group": 3, "tokens": 4, "negatives":
 
 
 def answer(seconds: float, sampled: int = 4, updated: int = 4, **parts: float) -> dict[str, Any]:
-    return {"seconds": seconds, "sampled": sampled, "updated": updated, "parts": parts, "peak_bytes": 5_000_000}
+    counts = {"sampled": sampled, "updated": updated}
+    return {"seconds": seconds, "cpu_seconds": 2 * seconds, **counts, "parts": parts, "peak_bytes": 5_000_000}
 
 
 # ---------------------------------------------------------------- arithmetic
@@ -42,6 +43,8 @@ def test_ratios_are_taken_within_rounds() -> None:
     answers = {"trained": [answer(1.0), answer(10.0)], "trl_trivial": [answer(2.0), answer(20.0)]}
     found = train_step.ratios(answers, per=None)
     assert found == {"trained / trl_trivial": {"median": 0.5, "min": 0.5, "max": 0.5}}
+    answers["trained"][0]["cpu_seconds"] = answers["trained"][1]["cpu_seconds"] = 40.0
+    assert train_step.ratios(answers, per=None, cost="cpu_seconds")["trained / trl_trivial"]["max"] == 10
 
 
 def test_ratios_per_rollout_count_what_each_side_sampled() -> None:
@@ -91,7 +94,7 @@ def test_the_tables_show_medians() -> None:
         }
     )
     assert "| trained | 1.00 | 4 | 4 | 250.0 (250.0 to 250.0) | 5 |" in text
-    assert "| trained / trl_trivial | 0.50 (0.50 to 0.50) | 0.50 (0.50 to 0.50) |" in text
+    assert "| trained / trl_trivial | 0.50 (0.50 to 0.50) | 0.50 (0.50 to 0.50) | 0.50 (0.50 to 0.50) |" in text
     assert "| 4 | 3.00 | 8 | 1.50 (1.50 to 1.50) |" in text
     assert "trl_trivial: sampling 25.0%, rest 75.0%" in text
 
@@ -212,6 +215,7 @@ def test_our_steps_train_the_prompts_of_the_workload(
         cost = trainer.advance()
         assert (cost["sampled"], cost["updated"]) == (sampled, 6)
         assert 0 < sum(cost["parts"].values()) <= cost["seconds"]
+        assert cost["cpu_seconds"] > 0
         assert [list(group.prompt.ids) for group in made[number].trained] == [one["ids"] for one in step["positives"]]
         if anchors:
             queries = [list(group.prompt.ids) for group in made[number].anchors]
