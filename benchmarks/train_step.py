@@ -163,7 +163,8 @@ class Bench:
 
 
 Answer = Mapping[str, Any]
-"""What a step cost: ``seconds`` and, of all threads, ``cpu_seconds``, ``sampled`` and ``updated`` rollouts, ``parts`` in seconds, ``peak_bytes``."""
+"""What a step cost: ``seconds``, and ``cpu_seconds`` of all threads; ``sampled`` and ``updated`` rollouts; ``parts`` in
+seconds; ``peak_bytes``."""
 
 
 def take_turns(
