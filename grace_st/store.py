@@ -8,9 +8,7 @@ Knows neither models nor texts.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
-import hashlib
 import json
 import logging
 import math
@@ -19,16 +17,63 @@ import shutil
 import sqlite3
 import threading
 import time
-import zlib
-from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakSet
 
-import numpy as np
+from grace_st.store_entries import (
+    Damaged,
+    ExportedEntry,
+    SpaceInfo,
+    StoreBusyError,
+    StoredRollout,
+    StoreError,
+    StoreFileError,
+    StoreInfo,
+    StoreNotFoundError,
+    StoreNotWritableError,
+    first_within,
+    packed,
+    row_bytes,
+    space_digest,
+    unpacked,
+)
+from grace_st.store_sqlite import (
+    BUSY,
+    BUSY_SECONDS,
+    DAMAGED,
+    MOVED,
+    READ_ONLY,
+    FileId,
+    error_code,
+    file_at,
+    file_size,
+    folder_lock,
+    is_empty,
+    persistently,
+    pragma,
+    set_journal,
+    transaction,
+    truncate_journal,
+    used_bytes,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "ExportedEntry",
+    "RationaleStore",
+    "SpaceInfo",
+    "StoreBusyError",
+    "StoreError",
+    "StoreFileError",
+    "StoreInfo",
+    "StoreNotFoundError",
+    "StoreNotWritableError",
+    "StoredRollout",
+    "space_digest",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +82,6 @@ APPLICATION_ID = 0x47524143  # "GRAC", in the header of the file
 SUFFIXES = (".sqlite", ".sqlite3", ".store")
 """Of files that may be renamed when nothing in them tells any more what they were."""
 
-_BUSY_SECONDS = 120.0
-_PAUSE_SECONDS = 0.02
 _OPENINGS = 5  # of a file that others replace meanwhile
 _MAGIC = b"SQLite format 3\x00"
 _VACUUMED_AT_ONCE = 2000  # pages
@@ -53,110 +96,6 @@ CREATE TABLE entries (
     stop_id INTEGER, vector BLOB NOT NULL, crc INTEGER NOT NULL, created REAL NOT NULL, UNIQUE (space, key)
 );
 """
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_READ_ONLY = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
-_MOVED = (sqlite3.SQLITE_IOERR, *_READ_ONLY)
-"""What SQLite says, among other things, when the file or its journal is renamed while it opens them."""
-
-_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-_T = TypeVar("_T")
-
-
-class StoreError(ValueError):
-    """A file that cannot be used as a store as it is."""
-
-
-class StoreFileError(OSError):
-    """The disk, the file system or another process keeps a store from being used."""
-
-
-class StoreBusyError(StoreFileError):
-    """Another process keeps a store locked."""
-
-
-class StoreNotWritableError(StoreFileError, PermissionError):
-    """A store may not be written."""
-
-
-class StoreNotFoundError(StoreFileError, FileNotFoundError):
-    """A store, or the folder for it, is not there."""
-
-
-class _Damaged(Exception):
-    """What was read is not what was written."""
-
-
-@dataclass(frozen=True, eq=False)
-class StoredRollout:
-    """A rationale and its vector.
-
-    Attributes:
-        ids: Token ids of the rationale, without the EOS that ended it.
-        stop_id: That EOS id, or None where the budget ended it.
-        vector: ``[d]`` float32.
-    """
-
-    ids: tuple[int, ...]
-    stop_id: int | None
-    vector: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpaceInfo:
-    """One space of a store.
-
-    Attributes:
-        digest: Hash of the settings, which names the space.
-        settings: What its vectors depend on, but for the prompts.
-        entries: Number of entries.
-        created: When the space was made, in seconds since 1970.
-    """
-
-    digest: str
-    settings: dict[str, Any]
-    entries: int
-    created: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreInfo:
-    """What is in a store.
-
-    Attributes:
-        path: The file.
-        bytes: Its size with its journal, in bytes.
-        entries: Number of entries.
-        spaces: The spaces, newest first.
-    """
-
-    path: Path
-    bytes: int
-    entries: int
-    spaces: tuple[SpaceInfo, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportedEntry:
-    """An entry as `RationaleStore.export` gives it.
-
-    Attributes:
-        space: Digest of its space.
-        key: Hash of its prompt, in hexadecimal digits.
-        rollout: Rationale and vector.
-        created: When it was written, in seconds since 1970.
-    """
-
-    space: str
-    key: str
-    rollout: StoredRollout
-    created: float
-
-
-def space_digest(settings: Mapping[str, Any]) -> str:
-    """The name of the space with these settings: 64 hexadecimal digits."""
-    text = json.dumps(settings, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 class RationaleStore:
@@ -191,7 +130,7 @@ class RationaleStore:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._owner = 0
-        self._file: _File | None = None  # that the connection is to
+        self._file: FileId | None = None  # that the connection is to
         _stores.add(self)
         with self._lock:
             self._open_or_set_aside()
@@ -240,7 +179,7 @@ class RationaleStore:
         with self._lock, self._errors():
             try:
                 return self._read(digest, list(dict.fromkeys(keys)))
-            except (_Damaged, sqlite3.DatabaseError) as error:
+            except (Damaged, sqlite3.DatabaseError) as error:
                 self._recover(error)
                 return {}
 
@@ -258,7 +197,7 @@ class RationaleStore:
         with self._lock, self._errors():
             try:
                 self._write(settings, entries)
-            except (_Damaged, sqlite3.DatabaseError) as error:
+            except (Damaged, sqlite3.DatabaseError) as error:
                 self._recover(error)
                 self._write(settings, entries)
 
@@ -308,7 +247,7 @@ class RationaleStore:
             connection = self._connected()
             before = self._count(connection)
             chosen = [self._space_like(connection, name) for name in spaces]
-            with _transaction(connection):
+            with transaction(connection):
                 for space in chosen:
                     connection.execute("DELETE FROM entries WHERE space = ?", (space,))
                 if older_than is not None:
@@ -322,24 +261,24 @@ class RationaleStore:
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
         """Give free pages back to the file system."""
-        _truncate_journal(connection)
-        if not _pragma(connection, "freelist_count"):
+        truncate_journal(connection)
+        if not pragma(connection, "freelist_count"):
             return
         # A copy of what is left is the fast way, and needs room for it twice: for the copy, and in the journal.
-        if shutil.disk_usage(self.path.parent).free > 3 * _used_bytes(connection):
+        if shutil.disk_usage(self.path.parent).free > 3 * used_bytes(connection):
             try:
                 connection.execute("VACUUM")
-                _truncate_journal(connection)
+                truncate_journal(connection)
                 return
             except sqlite3.OperationalError as error:
-                if _code(error) != sqlite3.SQLITE_FULL:
+                if error_code(error) != sqlite3.SQLITE_FULL:
                     raise
         # On a disk that is nearly full in steps, slow for many pages, which need room for one step.
-        while free := _pragma(connection, "freelist_count"):
+        while free := pragma(connection, "freelist_count"):
             # A page goes with each row that is fetched.
             connection.execute(f"PRAGMA incremental_vacuum({_VACUUMED_AT_ONCE})").fetchall()
-            _truncate_journal(connection)
-            if _pragma(connection, "freelist_count") >= free:
+            truncate_journal(connection)
+            if pragma(connection, "freelist_count") >= free:
                 return
 
     def export(self, space: str | None = None) -> Iterator[ExportedEntry]:
@@ -378,7 +317,7 @@ class RationaleStore:
                 ExportedEntry(
                     space=digest,
                     key=key.hex(),
-                    rollout=_unpacked(digest, key, ids, stop_id, vector, crc),
+                    rollout=unpacked(digest, key, ids, stop_id, vector, crc),
                     created=created,
                 )
                 for key, ids, stop_id, vector, crc, created in rows
@@ -400,15 +339,15 @@ class RationaleStore:
                 (space, *part),
             ).fetchall()
             for key, ids, stop_id, vector, crc in rows:
-                found[key] = _unpacked(digest, key, ids, stop_id, vector, crc)
+                found[key] = unpacked(digest, key, ids, stop_id, vector, crc)
         return found
 
     def _write(self, settings: Mapping[str, Any], entries: Mapping[bytes, StoredRollout]) -> None:
         connection = self._connected()
         digest = space_digest(settings)
         now = time.time()
-        rows = [(key, *_packed(digest, key, rollout), now) for key, rollout in entries.items()]
-        with _transaction(connection):
+        rows = [(key, *packed(digest, key, rollout), now) for key, rollout in entries.items()]
+        with transaction(connection):
             text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
             connection.execute(
                 "INSERT OR IGNORE INTO spaces (digest, settings, created) VALUES (?, ?, ?)", (digest, text, now)
@@ -435,16 +374,16 @@ class RationaleStore:
         Nothing is removed for what does not fit then either.
         """
         assert self.max_bytes is not None
-        page = _pragma(connection, "page_size")  # the last one is never full
-        free = self.max_bytes - _used_bytes(connection) - page
-        if sum(map(_row_bytes, rows)) <= free:
+        page = pragma(connection, "page_size")  # the last one is never full
+        free = self.max_bytes - used_bytes(connection) - page
+        if sum(map(row_bytes, rows)) <= free:
             return rows
         others = self._bytes_of_others(connection, space)
-        kept = _first_within(rows, free + others)
-        needed = sum(map(_row_bytes, kept))
+        kept = first_within(rows, free + others)
+        needed = sum(map(row_bytes, kept))
         if kept and needed > free:
             self._evict(connection, self.max_bytes - page - needed, sparing=space)
-            kept = _first_within(kept, self.max_bytes - page - _used_bytes(connection))  # entries are not quite pages
+            kept = first_within(kept, self.max_bytes - page - used_bytes(connection))  # entries are not quite pages
         if len(kept) < len(rows) and not self._is_full:
             self._is_full = True
             logger.warning(
@@ -470,7 +409,7 @@ class RationaleStore:
 
     @staticmethod
     def _evict(connection: sqlite3.Connection, most: int, sparing: int | None) -> None:
-        while (excess := _used_bytes(connection) - most) > 0:
+        while (excess := used_bytes(connection) - most) > 0:
             # A page holds several entries, or an entry several pages: a guess, rather too few than too many, and made
             # again until it is enough.
             (bytes_each,) = connection.execute(
@@ -478,7 +417,7 @@ class RationaleStore:
                 "space != ? ORDER BY id LIMIT 100)",
                 (sparing, sparing),
             ).fetchone()
-            page = _pragma(connection, "page_size")
+            page = pragma(connection, "page_size")
             each = (bytes_each or 0) + 256
             count = max(1, min(1000, int(excess // (each if each < page else page * math.ceil(each / page)))))
             cursor = connection.execute(
@@ -508,14 +447,14 @@ class RationaleStore:
 
     def _file_bytes(self) -> int:
         beside = [Path(f"{self.path}{suffix}") for suffix in ("", "-wal")]
-        return sum(map(_size, beside))
+        return sum(map(file_size, beside))
 
     # ------------------------------------------------------------ opening
 
     def _connected(self) -> sqlite3.Connection:
         # The file may have been renamed, removed or replaced since, and what is written to it then is lost. (A fork
         # closes all stores, but not every way to fork asks Python.)
-        if self._connection is None or self._owner != os.getpid() or self._file != _file_at(self.path):
+        if self._connection is None or self._owner != os.getpid() or self._file != file_at(self.path):
             self.close()
             self._open_or_set_aside()
         assert self._connection is not None
@@ -526,10 +465,10 @@ class RationaleStore:
             for left in reversed(range(_OPENINGS)):
                 self._check_path()
                 try:
-                    with _folder_lock(self.path.parent, fcntl.LOCK_SH):
+                    with folder_lock(self.path.parent, fcntl.LOCK_SH):
                         self._open()
                     return
-                except (_Damaged, sqlite3.DatabaseError) as error:
+                except (Damaged, sqlite3.DatabaseError) as error:
                     self._set_aside_if_damaged(error)
                     if not left:
                         raise
@@ -537,7 +476,7 @@ class RationaleStore:
     def _check_path(self) -> None:
         if not self.path.parent.is_dir():
             raise StoreNotFoundError(f"there is no folder {self.path.parent} for the store: make it first")
-        found = _file_at(self.path)
+        found = file_at(self.path)
         if found is None:
             if self.read_only:
                 raise StoreNotFoundError(f"there is no store {self.path}")
@@ -546,7 +485,7 @@ class RationaleStore:
             return
         is_file = self.path.is_file()
         writable = os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK | os.X_OK)
-        if _file_at(self.path) != found:
+        if file_at(self.path) != found:
             return  # another process has set it aside meanwhile
         if not is_file:
             raise StoreError(f"{self.path} is no file, so it is no store: name another one")
@@ -560,7 +499,7 @@ class RationaleStore:
         )
 
     def _open(self) -> None:
-        if _size(self.path) > 0:
+        if file_size(self.path) > 0:
             with contextlib.closing(self._connect(read_only=True)) as connection:
                 # Before anything is written: opening a file of something else must not change it.
                 self._check_is_ours(connection)
@@ -583,11 +522,11 @@ class RationaleStore:
         else:
             uri = f"{self.path.as_uri()}?mode=rwc"
         for _ in range(_OPENINGS):
-            self._file = before = _file_at(self.path)
+            self._file = before = file_at(self.path)
             connection = sqlite3.connect(
-                uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-            self._file = _file_at(self.path)
+            self._file = file_at(self.path)
             if self._file is not None and before in (None, self._file):
                 return connection
             connection.close()  # it was replaced meanwhile
@@ -595,15 +534,15 @@ class RationaleStore:
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         if not self.read_only:
-            if _size(self.path) == 0:
+            if file_size(self.path) == 0:
                 # So that room can be given back page by page. Later on it would have no effect, but be a write.
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            _persistently(lambda: _set_journal(connection))
+            persistently(lambda: set_journal(connection))
             # A killed process loses nothing of what was committed; a power cut may lose the last batches, but no more.
             connection.execute("PRAGMA synchronous = NORMAL")
-            if _is_empty(connection):
-                with _transaction(connection):
-                    if _is_empty(connection):
+            if is_empty(connection):
+                with transaction(connection):
+                    if is_empty(connection):
                         for statement in _SCHEMA.split(";"):
                             connection.execute(statement)
                         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -611,18 +550,18 @@ class RationaleStore:
                 # Into the file itself: its head tells whose it is, should it ever be damaged.
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         self._check_is_ours(connection)
-        if _size(self.path) < _CHECKED_WHOLE_BELOW:
+        if file_size(self.path) < _CHECKED_WHOLE_BELOW:
             # Larger ones would take long: there SQLite's own checks and the sum of each entry have to do.
             (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if said != "ok":
-                raise _Damaged(" ".join(said.split()))
+                raise Damaged(" ".join(said.split()))
 
     def _check_is_ours(self, connection: sqlite3.Connection) -> None:
-        if not self.read_only and _is_empty(connection):
+        if not self.read_only and is_empty(connection):
             return  # another process is about to make it
-        if _pragma(connection, "application_id") != APPLICATION_ID:
+        if pragma(connection, "application_id") != APPLICATION_ID:
             raise StoreError(f"{self.path} is an SQLite file of something else: name another one for the store")
-        version = _pragma(connection, "user_version")
+        version = pragma(connection, "user_version")
         if version != FORMAT_VERSION:
             newer = " (upgrade: pip install -U grace-st)" if version > FORMAT_VERSION else ""
             raise StoreError(
@@ -639,17 +578,17 @@ class RationaleStore:
 
     def _set_aside_if_damaged(self, error: Exception) -> None:
         """Rename a damaged file, unless another process has done so. Any other error is raised again."""
-        code = _code(error) if isinstance(error, sqlite3.DatabaseError) else sqlite3.SQLITE_CORRUPT
-        if code not in (*_DAMAGED, *_MOVED):
+        code = error_code(error) if isinstance(error, sqlite3.DatabaseError) else sqlite3.SQLITE_CORRUPT
+        if code not in (*DAMAGED, *MOVED):
             raise error
         damaged = self._file
         # Two processes that find the same damage come one after the other.
-        with _folder_lock(self.path.parent, fcntl.LOCK_EX):
-            found = _file_at(self.path)
+        with folder_lock(self.path.parent, fcntl.LOCK_EX):
+            found = file_at(self.path)
             if found is None or found != damaged:
                 self.close()
                 return  # another process has set it aside, and the file of that name is a new one
-            if code not in _DAMAGED:
+            if code not in DAMAGED:
                 raise error
             self.close()
             with self.path.open("rb") as stream:
@@ -690,22 +629,22 @@ class RationaleStore:
         """SQLite's errors as those of the file system that they are."""
         try:
             yield
-        except _Damaged as error:
+        except Damaged as error:
             raise self._broken(error) from None
         except sqlite3.DatabaseError as error:
-            code = _code(error)
-            if code in _DAMAGED:
+            code = error_code(error)
+            if code in DAMAGED:
                 raise self._broken(error) from error
             if code == sqlite3.SQLITE_FULL:
                 raise StoreFileError(
                     f"no space is left for the store {self.path}: make room (`grace-st store prune` needs a little "
                     "itself, for its journal). What the store holds is kept"
                 ) from error
-            if code in _READ_ONLY:
+            if code in READ_ONLY:
                 raise self._not_writable() from error
-            if code in _BUSY:
+            if code in BUSY:
                 raise StoreBusyError(
-                    f"another process has kept the store {self.path} locked for {_BUSY_SECONDS:.0f} seconds: wait for "
+                    f"another process has kept the store {self.path} locked for {BUSY_SECONDS:.0f} seconds: wait for "
                     "it, or name another store"
                 ) from error
             raise StoreFileError(f"the store {self.path} cannot be used: {error}") from error
@@ -713,8 +652,6 @@ class RationaleStore:
     def _broken(self, error: Exception) -> StoreError:
         return StoreError(f"the store {self.path} is damaged ({error}): move it away, and begin a new one")
 
-
-_File = tuple[int, int]
 
 _stores: WeakSet[RationaleStore] = WeakSet()
 _inherited: list[sqlite3.Connection] = []
@@ -749,127 +686,3 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
-
-
-def _file_at(path: Path) -> _File | None:
-    """Which file has this name now; None without one."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-@contextmanager
-def _folder_lock(folder: Path, kind: int) -> Iterator[None]:
-    """Nobody renames a store of a folder (exclusive) while another process opens one there (shared).
-
-    The lock is on the folder: closing a file that SQLite has open in this process would drop SQLite's own locks on it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, kind)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
-            logger.debug("the file system of %s has no locks (%s)", folder, error.strerror)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _size(path: Path) -> int:
-    """In bytes; 0 without a file, which another process may have renamed."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _persistently(work: Callable[[], _T]) -> _T:
-    """Do what SQLite does not wait for by itself, again and again until nobody is in the way."""
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            return work()
-        except sqlite3.OperationalError as error:
-            if _code(error) not in _BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(_PAUSE_SECONDS)
-
-
-def _set_journal(connection: sqlite3.Connection) -> None:
-    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        connection.execute("PRAGMA journal_mode = WAL").fetchall()
-
-
-def _truncate_journal(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-
-def _is_empty(connection: sqlite3.Connection) -> bool:
-    """Whether nobody has made anything of the file yet."""
-    if _pragma(connection, "application_id") != 0:
-        return False
-    return int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]) == 0
-
-
-def _row_bytes(row: tuple[Any, ...]) -> int:
-    key = row[0]
-    return sum(len(value) for value in row if isinstance(value, bytes)) + len(key) + 64  # the index has the key again
-
-
-def _first_within(rows: list[tuple[Any, ...]], room: int) -> list[tuple[Any, ...]]:
-    """The first rows, as many as fit."""
-    for index, row in enumerate(rows):
-        room -= _row_bytes(row)
-        if room < 0:
-            return rows[:index]
-    return rows
-
-
-def _code(error: sqlite3.Error) -> int:
-    """The primary code of an error; 0 where SQLite gave none."""
-    return (error.sqlite_errorcode or 0) & 0xFF
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
-
-
-def _used_bytes(connection: sqlite3.Connection) -> int:
-    pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
-    return pages * _pragma(connection, "page_size")
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    # IMMEDIATE: a transaction that reads first and writes later fails at once when another process has written.
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        if connection.in_transaction:  # SQLite has rolled back itself when the disk is full
-            connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-
-
-def _packed(space: str, key: bytes, rollout: StoredRollout) -> tuple[bytes, int | None, bytes, int]:
-    ids = np.asarray(rollout.ids, dtype="<i4").tobytes()
-    vector = np.ascontiguousarray(rollout.vector, dtype="<f4").tobytes()
-    return ids, rollout.stop_id, vector, _crc(space, key, ids, rollout.stop_id, vector)
-
-
-def _unpacked(space: str, key: bytes, ids: bytes, stop_id: int | None, vector: bytes, crc: int) -> StoredRollout:
-    if _crc(space, key, ids, stop_id, vector) != crc:
-        raise _Damaged(f"the entry {key.hex()[:12]} is not what was written")
-    return StoredRollout(
-        tuple(np.frombuffer(ids, dtype="<i4").tolist()), stop_id, np.frombuffer(vector, dtype="<f4").copy()
-    )
-
-
-def _crc(space: str, key: bytes, ids: bytes, stop_id: int | None, vector: bytes) -> int:
-    stop = b"" if stop_id is None else array("q", [stop_id]).tobytes()
-    return zlib.crc32(vector, zlib.crc32(stop, zlib.crc32(ids, zlib.crc32(key, zlib.crc32(space.encode())))))
