@@ -116,6 +116,7 @@ def test_a_store_that_cannot_be_used_is_said_before_any_work(
     assert run(*arguments, "--store", store) == 2
     error = capsys.readouterr().err
     assert said in error and "name another" in error and error.count("\n") == 1
+    assert "run the same again" not in error  # that would not help
     assert not list(tmp_path.rglob("STSBenchmark.json"))
 
 
