@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from transformers import AutoTokenizer
 
 import grace_st
@@ -23,13 +21,13 @@ from grace_train.nano.corpus import Corpus, RetrievalSet
 from grace_train.nano.evaluate import swapped
 from grace_train.nano.knowledge import Entity
 from grace_train.retrieval import ndcg, retrieval_ranks
+from harness.perplexity import perplexity
 from reward_choice.rows import BUDGET, Row
 from reward_choice.settings import Settings
 
 SPLITS: tuple[Literal["dev", "test"], ...] = ("dev", "test")
 SLOTS = 64
 GROUP = 8
-_PERPLEXITY_ROWS = 64
 
 
 def measure(folder: Path, row: Row, settings: Settings) -> dict[str, Any]:
@@ -162,25 +160,6 @@ def _occurrences(phrase: str, text: str) -> int:
 def plain_texts(corpus: Corpus, count: int) -> list[str]:
     """Texts of the kinds that pre-training has seen, drawn anew: the backbone predicted such texts, too."""
     return [sample.text for sample in corpus.samples(count, "perplexity")]
-
-
-@torch.no_grad()
-def perplexity(module: GenerateThenPool, texts: Sequence[str]) -> float:
-    """Of the texts' tokens in their prompts, the template's tokens not counted: exp of the mean loss in nats."""
-    prompts = module.prompts_of(texts)
-    tail = len(module.prompt.tail_ids)
-    loss, tokens = 0.0, 0
-    for first in range(0, len(prompts), _PERPLEXITY_ROWS):
-        part = prompts[first : first + _PERPLEXITY_ROWS]
-        features = module.features_of(part)
-        output = module.model(input_ids=features["input_ids"], attention_mask=features["attention_mask"])
-        chosen = torch.log_softmax(output.logits[:, :-1].float(), dim=-1)
-        chosen = chosen.gather(2, features["input_ids"][:, 1:, None])[:, :, 0]
-        for line, prompt in zip(chosen, part, strict=True):
-            span = line[prompt.pool_start - 1 : len(prompt.ids) - tail - 1]
-            loss -= float(span.sum())
-            tokens += len(span)
-    return math.exp(loss / tokens)
 
 
 def distinct(module: GenerateThenPool, texts: Sequence[str], budget: int) -> float:

@@ -1,0 +1,144 @@
+"""The rows of the table, and the sizes of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from harness.training import QUIET
+
+REFERENCE = "reasoning"
+PROMPT = "prompt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: Short, for files and ``--rows``.
+        label: For the table.
+        changes: ``key=value`` for the configuration; None where nothing is trained.
+        rationales: Whether what is measured writes rationales; else it is the prompt alone.
+        seeds: How many runs; one where nothing is random.
+    """
+
+    name: str
+    label: str
+    changes: tuple[str, ...] | None = ()
+    rationales: bool = True
+    seeds: int = 3
+
+
+_CL = ("steps=150", "optimizer.learning_rate=3e-4")
+ROWS = (
+    Row(name=PROMPT, label="prompt pooling, untrained", changes=None, rationales=False, seeds=1),
+    Row(name=REFERENCE, label="reasoning, untrained", changes=None, seeds=1),
+    Row(name="cl", label="CL", changes=("method=cl", *_CL), rationales=False),
+    Row(
+        name="simcse",
+        label="SimCSE",
+        changes=("method=simcse", "steps=150", "optimizer.learning_rate=3e-5"),
+        rationales=False,
+    ),
+    Row(name="paper", label="GRACE `paper`", changes=("reward.variant=paper",)),
+    Row(name="per-rollout", label="GRACE `per_rollout`", changes=("reward.variant=per_rollout",)),
+    Row(name="symmetric", label="GRACE `symmetric`", changes=("reward.variant=symmetric", "rollout.group_size=4")),
+    Row(name="infonce", label="GRACE `infonce`", changes=("reward.variant=infonce",)),
+    Row(name="unsupervised", label="GRACE unsupervised", changes=("mode=unsupervised", "data.train=TEXTS")),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Sizes of a run.
+
+    Attributes:
+        steps, batch_size: Of a GRACE run.
+        budget: Tokens of a rationale.
+        rows: Rows of MedQuAD to train on.
+        queries: Of each split of MedQuAD.
+        documents: Of both splits together.
+        per_class: Training texts of each class of SNIPS and of Banking77; half as many are tested.
+        pairs: Of STSBenchmark.
+        perplexity_texts: Held-out texts whose perplexity is measured.
+    """
+
+    steps: int = 30
+    batch_size: int = 8
+    budget: int = 48
+    rows: int = 4000
+    queries: int = 100
+    documents: int = 400
+    per_class: int = 6
+    pairs: int = 300
+    perplexity_texts: int = 200
+
+
+SMOKE = Settings(steps=2, batch_size=4, budget=8, rows=40, queries=4, documents=12, per_class=2, pairs=6)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row with a seed."""
+
+    row: Row
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.row.name}-{self.seed}"
+
+
+def runs_of(rows: tuple[Row, ...], seeds: int | None) -> list[Run]:
+    """The runs seed by seed, so that an early end is balanced; at most so many seeds of each row."""
+    most = max(row.seeds for row in rows)
+    return [Run(row, seed) for seed in range(min(most, seeds or most)) for row in rows if seed < row.seeds]
+
+
+def choose(names: list[str] | None) -> tuple[Row, ...]:
+    """The rows of some names; all for none.
+
+    Raises:
+        ValueError: A name is none of these.
+    """
+    known = {row.name for row in ROWS}
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"there is no row {name!r}; there are {', '.join(row.name for row in ROWS)}")
+    return tuple(row for row in ROWS if not names or row.name in names)
+
+
+def changes_of(run: Run, settings: Settings, *, model: str, data: str, output: str) -> list[str]:
+    """The changes to the bundled configuration ``nano`` that make a run.
+
+    Args:
+        run: Of a row that is trained.
+        settings: Sizes.
+        model: Folder of the start model.
+        data: Folder of `real_text.data.write`.
+        output: Folder that is written.
+    """
+    own = [change.replace("TEXTS", f"{data}/texts.txt") for change in run.row.changes or ()]
+    if settings == SMOKE:  # baselines have step counts of their own
+        own = [change for change in own if not change.startswith("steps=")]
+    return [
+        f"steps={settings.steps}",
+        f"batch_size={settings.batch_size}",
+        f"prompt.max_new_tokens={settings.budget}",
+        f"data.train={data}/pairs.jsonl",
+        *QUIET,
+        *own,
+        f"model={model}",
+        f"output={output}",
+        f"seed={run.seed}",
+    ]
+
+
+def digest(run: Run, settings: Settings, start_sha256: str) -> str:
+    """Of all that a run's figures depend on, but for the data sets."""
+    row = {name: value for name, value in asdict(run.row).items() if name not in ("label", "seeds")}
+    content = {"row": row, "seed": run.seed, "settings": asdict(settings), "start": start_sha256}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
