@@ -1,4 +1,4 @@
-"""Real tasks of mteb on real data, offline, with the bundled model and a real pretrained one."""
+"""Real tasks of mteb on real data, offline, with a real pretrained model."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def test_stsbenchmark_with_the_prompt_alone(
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["Banking77Classification", "XQuADRetrieval:en"])
 def test_the_other_kinds_of_tasks(
-    task: str, real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    task: str, stories: Path, real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = ("--model", "grace-nano", "--tasks", task, "--data-root", real_data, "--results", tmp_path)
+    common = ("--model", stories, "--tasks", task, "--data-root", real_data, "--results", tmp_path)
     value = evaluate(capsys, *common, "--max-new-tokens", 0)
     chance = 1 / 77 if task.startswith("Banking") else 10 / 240
     assert value["average"] > 2 * chance

@@ -92,7 +92,7 @@ def test_the_report_for_people() -> None:
     assert "Qwen2.5-1.5B-Instruct, GRACE (paper, Table 1) | 40.44 | 46.95 |" in text and "| 45.48 |" in text
     assert "not the same quantity" in text and "lacks 1 task, so" in text
     assert "| STS13 |  |  | failed | 70.00 |" in text and "STS13 failed: ValueError: no" in text
-    assert "- other/model: 60.00, this model 50.00 (mean of 1 common tasks)" in text
+    assert "- other/model: 60.00, this model 50.00 (one common task)" in text
     assert "another revision of the data: STS12" in text and "local copies in `/data`: STS12." in text
     assert "not known where the data came from: SciFact." in text
 

@@ -7,8 +7,10 @@ import json
 import logging
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from grace_eval.mteb.benchmarks import GRACE16, select_benchmark, select_tasks
 from grace_eval.mteb.data import MissingDataError, check_offline
 from grace_eval.mteb.live import LiveTable
 from grace_eval.mteb.run import RunState, TaskState, expected_texts
-from grace_st import NonFiniteVectorError
+from grace_st import NonFiniteVectorError, RationaleStore
 from grace_st.cli import main
 from grace_st.engines.torch_engine import TorchEngine
 from grace_st.store import StoreFileError
@@ -94,6 +96,28 @@ def test_misuse_is_one_line_before_any_work(
     assert said in error, error
     assert error.count("\n") == 1
     assert not list(tmp_path.rglob("*.sqlite"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("PRAGMA user_version = 99", "has format version 99"),
+        ("PRAGMA application_id = 1", "is an SQLite file of something else"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_said_before_any_work(
+    change: str, said: str, folder: Path, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store.sqlite"
+    RationaleStore(store).close()
+    with closing(sqlite3.connect(store)) as connection:
+        connection.execute(change)
+    arguments = ("--tasks", "STSBenchmark", "--model", folder, "--results", tmp_path / "r", "--data-root", small_data)
+    assert run(*arguments, "--store", store) == 2
+    error = capsys.readouterr().err
+    assert said in error and "name another" in error and error.count("\n") == 1
+    assert "run the same again" not in error  # that would not help
+    assert not list(tmp_path.rglob("STSBenchmark.json"))
 
 
 def test_missing_data_are_named_with_what_fetches_them(

@@ -60,8 +60,8 @@ def test_a_submission(results: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     output = tmp_path / "out"
     options = ["--hub-revision", COMMIT, "--license", "mit", "--languages", "eng-Latn", "--training-datasets", "NQ"]
     assert submit("--results", results, "--output", output, *options) == 0
-    shown = capsys.readouterr().out
-    assert "pull request to https://github.com/embeddings-benchmark/results" in shown
+    shown, noise = capsys.readouterr()
+    assert "pull request to https://github.com/embeddings-benchmark/results" in shown and noise == ""
     assert "Fill in release_date, open_weights" in shown
     # What was read from local copies looks like what was read from the hub, so it is said.
     assert "The data of 2 tasks (Banking77Classification, STSBenchmark) were read from local copies" in shown

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import warnings
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +23,25 @@ if TYPE_CHECKING:
 BUNDLED = "grace-nano"
 EXIT_FAILED_TASKS = 1
 
+_EXAMPLES = (
+    "grace-st eval mteb --model models/mine --benchmark eng-v1",
+    "grace-st eval mteb --model grace-nano --tasks STSBenchmark --data-root data",
+    "grace-st eval submit --results mteb-results",
+    "grace-st eval submit --results mteb-results --name my-org/mine --hub-revision COMMIT --license apache-2.0",
+)
+
 _SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="mteb|submit", required=True)
-    _configure_mteb(actions.add_parser("mteb", help="evaluate a model on tasks of MTEB"))
-    _configure_submit(actions.add_parser("submit", help="check results and prepare them for the leaderboard"))
+    helps = {
+        "mteb": "evaluate a model on tasks of MTEB",
+        "submit": "check results and prepare them for the leaderboard",
+    }
+    for (name, help_), configure in zip(helps.items(), (_configure_mteb, _configure_submit), strict=True):
+        examples = "\n".join(f"  {example}" for example in _EXAMPLES if example.startswith(f"grace-st eval {name} "))
+        configure(actions.add_parser(name, help=help_, epilog=f"examples:\n{examples}"))
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -122,11 +136,15 @@ def _run(arguments: argparse.Namespace) -> int:
         if error.name != "mteb":
             raise
         raise CommandError(str(error)) from error
+    import datasets
+
     quiet_libraries()
-    # That a task of the paper's benchmark has a newer version is no news, and would come with each of them.
+    datasets.disable_progress_bars()
+    # That a task of the paper's benchmark has a newer version is no news, and would come with each of them. Nor can a
+    # user do anything about how long mteb lets scikit-learn's classifiers converge.
     logging.getLogger("mteb").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"mteb\.")
+        warnings.filterwarnings("ignore", module=r"(mteb|sklearn)\.")
         return _run_mteb(arguments) if arguments.action == "mteb" else _run_submit(arguments)
 
 
@@ -134,14 +152,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _run_mteb(arguments: argparse.Namespace) -> int:
-    import datasets
-
     from grace_eval.mteb import data
     from grace_eval.mteb.benchmarks import select_benchmark, select_tasks
     from grace_eval.mteb.run import Results, plan
     from grace_eval.mteb.scores import published_scores
 
-    datasets.disable_progress_bars()
     options = _options(arguments)
     selection = select_tasks(arguments.tasks) if arguments.tasks else select_benchmark(arguments.benchmark)
     compared = None if arguments.compare is None else Path(arguments.compare).expanduser()
@@ -307,13 +322,17 @@ def _run_submit(arguments: argparse.Namespace) -> int:
         "languages": arguments.languages,
         "training_datasets": None if arguments.training_datasets is None else set(arguments.training_datasets),
     }
-    submission = prepare(
-        chosen,
-        output,
-        hub_revision=arguments.hub_revision,
-        fields={name: value for name, value in given.items() if value is not None},
-        device=arguments.device,
-    )
+    if not arguments.json:
+        open_console().print(f"Checking the results of {chosen.name}, then mteb's mock tasks", markup=False)
+    # Some of mteb's bars cannot be switched off, and 28 tasks have many. Errors are raised all the same.
+    with nullcontext() if arguments.debug else redirect_stderr(io.StringIO()):
+        submission = prepare(
+            chosen,
+            output,
+            hub_revision=arguments.hub_revision,
+            fields={name: value for name, value in given.items() if value is not None},
+            device=arguments.device,
+        )
     if arguments.json:
         passed = [name for name, status in submission.mock.items() if status is not None]
         write_json(
@@ -341,11 +360,7 @@ COMMAND = Command(
         "folder, and texts in a store beside it. `submit` checks results and writes what the leaderboard asks for; "
         "nothing is sent."
     ),
-    examples=(
-        "grace-st eval mteb --model models/mine --benchmark eng-v1",
-        "grace-st eval mteb --model grace-nano --tasks STSBenchmark --data-root data",
-        "grace-st eval submit --results mteb-results",
-    ),
+    examples=_EXAMPLES,
     configure=_configure,
     run=_run,
 )

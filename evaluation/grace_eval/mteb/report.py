@@ -179,10 +179,8 @@ def _tasks(report: Report) -> str:
             names = _shared(report, model)
             if names:
                 mine = task_mean(report.scores[name] for name in names)
-                lines.append(
-                    f"- {model}: {_percent(common[model])}, this model {_percent(mine)} "
-                    f"(mean of {len(names)} common tasks)"
-                )
+                of = "one common task" if len(names) == 1 else f"mean of {len(names)} common tasks"
+                lines.append(f"- {model}: {_percent(common[model])}, this model {_percent(mine)} ({of})")
         text += "\n\n" + "\n".join(lines) if lines else ""
     return text
 

@@ -261,10 +261,11 @@ def run(
             state.current = task
             _run_task(task, encoder, results, overwrite=overwrite, keep_going=keep_going, on_task=on_task)
     except BaseException as error:
-        done = sum(task.status in ("done", "kept") for task in state.tasks)
-        has_texts = state.current is not None and encoder is not None and encoder.store is not None
-        kept = ", and the texts encoded so far," if has_texts else ""
-        error.add_note(f"({done} of {len(state.tasks)} tasks{kept} are kept: run the same again to go on)")
+        if state.started is not None:
+            done = sum(task.status in ("done", "kept") for task in state.tasks)
+            has_texts = state.current is not None and encoder is not None and encoder.store is not None
+            kept = ", and the texts encoded so far," if has_texts else ""
+            error.add_note(f"({done} of {len(state.tasks)} tasks{kept} are kept: run the same again to go on)")
         raise
     finally:
         state.current = None
