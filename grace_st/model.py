@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ class GraceModel(SentenceTransformer):
     - ``batch_size`` defaults to what suits the engine, and the progress bar counts texts.
     - Inputs are checked before work starts, and one warning counts all texts that were too long.
     - ``encode([])`` has shape ``[0, d]``.
+    - Ctrl-C ends a program whose multi-process pool has work left.
     - A model card that has to be written anew says how the model is loaded.
     """
 
@@ -67,6 +68,17 @@ class GraceModel(SentenceTransformer):
             store=store,
             **options,
         )
+
+    def start_multi_process_pool(
+        self, target_devices: list[str] | None = None
+    ) -> dict[Literal["input", "output", "processes"], Any]:
+        """As sentence-transformers', but a program that ends does not wait until all work has been taken.
+
+        When the workers are gone nobody takes it, and the program would hang at its end.
+        """
+        pool = super().start_multi_process_pool(target_devices)
+        pool["input"].cancel_join_thread()
+        return pool
 
     def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As `SentenceTransformer.encode`, with the per-call options of `GenerateThenPool.forward_kwargs`."""

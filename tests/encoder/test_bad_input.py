@@ -242,10 +242,10 @@ def test_an_interrupted_model_goes_on(model: grace_st.GraceModel) -> None:
 
 
 POOL = """
-import sys, time
-from sentence_transformers import SentenceTransformer
+import sys
+import grace_st
 if __name__ == "__main__":
-    model = SentenceTransformer(sys.argv[1], trust_remote_code=True, device="cpu")
+    model = grace_st.load(sys.argv[1], device="cpu")
     pool = model.start_multi_process_pool(["cpu", "cpu"])
     model.encode(["warm"] * 8, pool=pool, chunk_size=4)
     print("ready", flush=True)
@@ -267,6 +267,7 @@ def test_an_interrupted_pool_leaves_no_process(folder: Path, tmp_path: Path) -> 
     )
     try:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        time.sleep(1)  # the workers compute, and more work waits than a pipe holds
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
         assert process.wait(timeout=60) != 0
         deadline = time.monotonic() + 30
