@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import grace_st
 from grace_train.config_files import load_config
 from real_text.cli import HERE, main
 from real_text.data import banking77, stsb
@@ -23,6 +24,7 @@ def test_every_row_is_a_configuration_of_its_own() -> None:
             config = load_config("nano", changes_of(Run(row, 3), Settings(), model="m", data="d", output="o"))
             assert (config.seed, config.steps > 0, config.prompt.max_new_tokens) == (3, True, Settings().budget)
             assert (config.method == "grace") == row.rationales
+            assert (config.mode == "unsupervised") == (config.data.train == "d/texts.txt")
             assert not config.ignored
             seen[str(config.to_dict())] += 1
     assert set(seen.values()) == {1}
@@ -34,7 +36,11 @@ def test_runs_go_seed_by_seed() -> None:
     runs = runs_of(ROWS, None)
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
     assert Counter(run.row.name for run in runs) == {row.name: row.seeds for row in ROWS}
-    assert digest(runs[2], Settings(), "a") != digest(runs[2], Settings(steps=31), "a")
+    start = grace_st.nano_path()
+    found = digest(runs[2], Settings(), start, "a")
+    assert found == digest(runs[2], Settings(), start, "a")
+    assert found != digest(runs[2], Settings(steps=31), start, "a")
+    assert found != digest(runs[2], Settings(), start, "b")
     with pytest.raises(ValueError, match="there is no row 'papper'; there are prompt, reasoning"):
         choose(["papper"])
 
@@ -80,6 +86,8 @@ def test_missing_data_are_one_line(
     monkeypatch.delenv("GRACE_ST_DATA", raising=False)
     assert main([]) == 2
     assert "--texts DIR" in capsys.readouterr().err
+    assert main(["--smoke", "--publish", "--texts", str(tmp_path)]) == 2
+    assert "--smoke measures nothing" in capsys.readouterr().err
 
 
 @pytest.mark.data
@@ -96,9 +104,9 @@ def test_classes_are_drawn_evenly(data_dir: Path) -> None:
 def test_the_smoke_run(data_dir: Path, tmp_path: Path) -> None:
     """The command itself: the start model, three runs, the table, and nothing again."""
     command = [sys.executable, str(HERE), "--smoke", "--texts", str(data_dir), "--output", str(tmp_path)]
-    command += ["--rows", "prompt", "cl", "unsupervised"]
+    command += ["--rows", "prompt", "simcse", "unsupervised"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for expected in ("3 runs, 0 of them done", "3 runs, 3 of them done"):
+    for expected in ("3 runs, 0 of them done", "3 runs, 3 of them done"):  # again: the same data, the same start
         done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
         assert done.returncode == 0, done.stderr
         assert expected in done.stderr

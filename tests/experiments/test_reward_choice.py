@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ import torch
 import grace_st
 from grace_train.config_files import load_config
 from grace_train.nano.corpus import Corpus
+from grace_train.nano.pretrain import PretrainConfig
 from harness.experiment import Experiment
+from harness.start_models import StartError
 from reward_choice import markdown, start_models
 from reward_choice.cli import HERE, main, planned, write_table
 from reward_choice.measure import facts, perplexity
@@ -63,17 +67,26 @@ def test_rows_are_chosen_by_key_name_or_section() -> None:
         Row(name="x", label="x", section="x", changes=None, seeds=2)
 
 
-def test_a_digest_tells_what_figures_depend_on() -> None:
-    run = Run(ROWS[1], 0)
-    same = digest(run, Settings(), "hash")
-    assert same == digest(run, Settings(), "hash")
+def test_a_digest_tells_what_figures_depend_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = grace_st.nano_path()
+    rows = {row.key: row for row in ROWS}
+    run = Run(rows["vague-paper"], 0)
+    same = digest(run, Settings(), start, "facts")
+    assert same == digest(Run(replace(run.row, label="another"), 0), Settings(), start, "facts")
+    other = tmp_path / "other"
+    shutil.copytree(start, other)
+    config = json.loads((other / "grace_config.json").read_text(encoding="utf-8"))
+    (other / "grace_config.json").write_text(json.dumps({**config, "pooling": "last"}), encoding="utf-8")
     others = [
-        digest(Run(ROWS[1], 1), Settings(), "hash"),
-        digest(Run(ROWS[2], 0), Settings(), "hash"),
-        digest(run, Settings(steps=41), "hash"),
-        digest(run, Settings(), "other"),
+        digest(Run(run.row, 1), Settings(), start, "facts"),
+        digest(Run(rows["vague-infonce"], 0), Settings(), start, "facts"),
+        digest(Run(replace(run.row, budget=24), 0), Settings(), start, "facts"),
+        digest(run, Settings(steps=41), start, "facts"),
+        digest(run, Settings(), other, "facts"),
+        digest(run, Settings(), start, "other facts"),
     ]
-    assert len({same, *others}) == 5
+    monkeypatch.setattr("harness.training.NO_STOP", ())  # a default that the runs do not name
+    assert len({same, *others, digest(run, Settings(), start, "facts")}) == 8
 
 
 # ---------------------------------------------------------------- arithmetic
@@ -128,7 +141,8 @@ def test_lines_differences_and_the_choice() -> None:
     assert gain.std == pytest.approx(math.sqrt(0.00025))
     assert by_key["vague-infonce"].failures == {7: "exit code 1: out of paper"}
     assert by_key["vague-paper"].perplexity_change == 0.0
-    assert choices(lines) == {"vague supervised": "vague-per-rollout"}
+    assert choices(lines) == {"vague supervised": "vague-per-rollout", "vague baseline": "vague-cl"}
+    assert by_key["vague-cl"].differences == {}  # there is no untrained run that is read like it
     shown = markdown.page(lines)
     assert "| GRACE `per_rollout` | 5 of 5 | 0.820 ± 0.016 | 0.720 ± 0.016 | +0.120 | +7.6 |" in shown
     assert "- vague supervised: GRACE `per_rollout`, test nDCG@10 0.720 ± 0.016, +0.120" in shown
@@ -191,18 +205,24 @@ def test_the_second_start_model_goes_on_from_its_checkpoint(tmp_path: Path, monk
     monkeypatch.setattr(subprocess, "run", lambda words, check: called.append(words[3:]))
     start_models.make(["vague"], tmp_path, steps=None, threads=1)
     assert called == []
-    (tmp_path / "start-plain/tokenizer").mkdir(parents=True)
-    (tmp_path / "start-plain/tokenizer/tokenizer_config.json").touch()
-    (tmp_path / "start-plain/run").mkdir()
-    (tmp_path / "start-plain/run/checkpoint.pt").touch()
+    home = tmp_path / "start-plain"
+    (home / "tokenizer").mkdir(parents=True)
+    (home / "tokenizer/tokenizer_config.json").touch()
+    (home / "run").mkdir()
+    (home / "run/checkpoint.pt").touch()
     start_models.make(["plain", "vague"], tmp_path, steps=5, threads=1)
     (words,) = called
-    assert words[0] == "--no-vague" and words[-3:] == ["--stage", "train", "--resume"]
+    assert "--no-vague" in words and words[-3:] == ["--stage", "train", "--resume"]
     folder = start_models.folder_of("plain", tmp_path)
-    folder.mkdir()
+    for path in (folder, home / "checkpoint"):
+        path.mkdir()
     (folder / "README.md").touch()
+    recipe = asdict(PretrainConfig(steps=5, vague=False, bf16=False))
+    (home / "checkpoint/recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
     start_models.make(["plain"], tmp_path, steps=5, threads=1)
     assert len(called) == 1
+    with pytest.raises(StartError, match=r"other settings \(steps=5 instead of 6\): use another --output"):
+        start_models.make(["plain"], tmp_path, steps=6, threads=1)
 
 
 def test_misuse_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,6 +230,8 @@ def test_misuse_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.startswith("reward_choice: there is no row 'papper'")
     assert main(["--list", "--rows", "vague-paper"]) == 0
     assert capsys.readouterr().out.splitlines() == [f"vague-paper-{seed}" for seed in range(5)]
+    assert main(["--publish", "--steps", "3"]) == 2
+    assert "--publish is for the sizes that are the defaults" in capsys.readouterr().err
 
 
 @pytest.mark.slow

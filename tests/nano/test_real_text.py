@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -14,10 +15,20 @@ from grace_train.nano.presets import PRESETS
 from grace_train.nano.real_text import SourceError, TextCorpus
 from grace_train.nano.real_text.corpus import WORDS, evenly
 from grace_train.nano.real_text.rationales import key_words
-from grace_train.nano.real_text.sources import INTENTS, part_of, read_medquad, read_snips, read_wikitext
+from grace_train.nano.real_text.sources import INTENTS, part_of, read_medquad, read_snips, read_wikitext, subject_key
 from tests.nano.sizes import small
 
 DISEASES = 60
+
+
+def word(number: int) -> str:
+    """A word of its own: numbers alone are taken for variants of one name."""
+    return f"zor{chr(97 + number // 26)}{chr(97 + number % 26)}"
+
+
+def disease(number: int) -> str:
+    """A name of its own."""
+    return f"disease {word(number)}"
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +39,10 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
     rows = [
         {
-            "focus": f"disease {index}",
+            "focus": disease(index),
             "qtype": kind,
-            "question": f"What are the {kind} of disease {index} ?",
-            "answer": f"The {kind} of disease {index} are " + "one and the same " * 20,
+            "question": f"What are the {kind} of {disease(index)} ?",
+            "answer": f"The {kind} of {disease(index)} are " + "one and the same " * 20,
         }
         for index in range(DISEASES)
         for kind in ("symptoms", "causes")
@@ -48,9 +59,10 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ]
             written = json.dumps({intent: data}).encode().replace(b"number ", b"number \xed", 1)
             (folder / "snips" / f"{name}.json.gz").write_bytes(gzip.compress(written))
-    article = " \n = The Title = \n \n The well @-@ known words , which are many . They are <unk> . = = Part = = \n"
+    article = " \n = The Title = \n \n The well @-@ known words of Title , which are many . They are <unk> . \n"
+    article += " = = Part = = \n"
     for name in ("valid", "test"):
-        articles = "".join(article.replace("Title", f"Title {name} {index}") for index in range(40))
+        articles = "".join(article.replace("Title", f"Title {name} {word(index)}") for index in range(40))
         (folder / "wikitext2" / f"{name}.txt").write_text(articles, encoding="utf-8")
     return folder
 
@@ -75,8 +87,8 @@ def test_requests_with_damaged_bytes_are_left_out(texts: Path) -> None:
 
 
 def test_wikitext_reads_as_it_is_written_elsewhere(texts: Path) -> None:
-    assert read_wikitext(texts)[0].text == "The well-known words, which are many."
-    assert read_wikitext(texts)[0].article == "The Title valid 0"
+    assert read_wikitext(texts)[0].text == "The well-known words of Title valid zoraa, which are many."
+    assert read_wikitext(texts)[0].article == "The Title valid zoraa"
 
 
 def test_samples_depend_on_the_seed_alone(texts: Path, corpus: TextCorpus) -> None:
@@ -104,11 +116,37 @@ def test_without_vague_ones_there_are_none(texts: Path) -> None:
 
 
 def test_what_is_held_out_is_in_no_sample_and_no_triple(corpus: TextCorpus) -> None:
-    held = {f"disease {index}" for index in range(DISEASES) if part_of(f"disease {index}") != "train"}
+    held = {disease(index) for index in range(DISEASES) if part_of(disease(index)) != "train"}
     assert 0 < len(held) < DISEASES
     shown = " ".join(f"{sample.text} {sample.rationale} " for sample in corpus.samples(3000, 0))
     shown += " ".join(f"{value} " for triple in corpus.triples(500, 0) for value in triple.values())
     assert not [name for name in held if f"{name} " in shown]
+
+
+def test_what_is_held_out_of_other_kinds_is_in_no_sample(corpus: TextCorpus) -> None:
+    shown = {sample.text for sample in corpus.samples(3000, 0)}
+    held_out = {sample.text for sample in corpus.samples(500, 0, held_out=True)}
+    assert len(held_out) > 20
+    assert held_out & shown == set()
+
+
+def test_an_answer_that_fits_several_diseases_is_left_out(texts: Path, tmp_path: Path) -> None:
+    shutil.copytree(texts, tmp_path / "texts")
+    path = tmp_path / "texts" / "medquad" / "medquad_qa.jsonl.gz"
+    row = {"qtype": "inheritance", "question": "Is it ?", "answer": "It is inherited in a recessive pattern."}
+    with gzip.open(path, "at", encoding="utf-8") as file:
+        for index in range(DISEASES):
+            file.write(json.dumps({**row, "focus": disease(index)}) + "\n")
+    assert all("recessive" not in sample.text for sample in TextCorpus(tmp_path / "texts").samples(500, 0))
+
+
+@pytest.mark.data
+def test_held_out_answers_are_no_training_texts(data_dir: Path) -> None:
+    corpus = TextCorpus(data_dir)
+    documents = corpus.retrieval_set("dev").documents
+    assert len(set(documents)) > 0.99 * len(documents)
+    shown = {triple["positive"] for triple in corpus.triples(12_000, 0)}
+    assert len(shown & set(documents)) == 0
 
 
 def test_a_negative_is_another_answer_about_the_same_disease(corpus: TextCorpus) -> None:
@@ -155,12 +193,24 @@ def test_a_broken_line_is_named(texts: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--preset", "micro"], ["--text", "."], ["--preset", "micro", "--knowledge", "."]]
+    ("arguments", "said"),
+    [
+        (["--preset", "micro"], "--preset micro needs --text DIR"),
+        (["--text", "."], "--preset nano does not use --text DIR"),
+        (["--preset", "micro", "--text", ".", "--knowledge", "."], "--preset micro does not use --knowledge"),
+    ],
 )
-def test_presets_say_what_they_need(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_presets_say_what_they_need(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--output", "nowhere", *arguments])
-    assert "--text DIR" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
+
+
+def test_variants_of_a_name_are_held_out_together() -> None:
+    names = ("Breast Cancer", "breast cancers", "Male Breast Cancer", "Breast cancer (women)", "Breast cancer type 2")
+    assert len({subject_key(name) for name in names}) == 1
+    assert subject_key("Lung Cancer") != subject_key("Breast Cancer")
+    assert subject_key("Type 2") == "type 2"
 
 
 @pytest.mark.data

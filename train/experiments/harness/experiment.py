@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ class Planned:
 class Experiment:
     """The runs of an experiment, and what is known of them.
 
-    A run's file is JSON with ``status`` (``"done"``, or ``"failed"`` with a ``cause``) and ``digest``.
+    A run's file is JSON with ``status`` (``"done"``, or ``"failed"`` with a ``cause``) and ``digest``. Runs that were
+    killed, by a signal or the limit, are made again; those that failed by themselves only on request.
 
     Args:
         output: The experiment's folder.
@@ -47,17 +48,22 @@ class Experiment:
     def __init__(self, output: Path, runs: list[Planned], told: Callable[[Mapping[str, Any]], str]) -> None:
         self.output = output
         self.runs = runs
-        self.results = output / "runs"
-        self.results.mkdir(parents=True, exist_ok=True)
+        (output / "runs").mkdir(parents=True, exist_ok=True)
         self._told = told
 
     def path(self, name: str) -> Path:
         """A run's file."""
-        return self.results / f"{name}.json"
+        return result_path(self.output, name)
 
-    def left(self, *, retry_failed: bool) -> list[Planned]:
-        """The runs that are still to be made: those without a file, or with the file of other settings."""
-        return [run for run in self.runs if not self._is_there(run, retry_failed=retry_failed)]
+    def left(self, names: Collection[str] | None = None, *, retry_failed: bool) -> list[Planned]:
+        """The runs that are still to be made: those without a file, or with the file of other settings.
+
+        Args:
+            names: Only of these; None is all.
+            retry_failed: Those that failed as well.
+        """
+        wanted = [run for run in self.runs if names is None or run.name in names]
+        return [run for run in wanted if not self._is_there(run, retry_failed=retry_failed)]
 
     def _is_there(self, run: Planned, *, retry_failed: bool) -> bool:
         if not self.path(run.name).is_file():
@@ -65,7 +71,7 @@ class Experiment:
         content = json.loads(self.path(run.name).read_text(encoding="utf-8"))
         if content["digest"] != run.digest:
             return False
-        return content["status"] == "done" or not retry_failed
+        return content["status"] == "done" or (content.get("is_final", True) and not retry_failed)
 
     def contents(self) -> list[dict[str, Any]]:
         """The files of all runs that ended, of these settings, in the order of the runs."""
@@ -73,15 +79,16 @@ class Experiment:
         read = [(run, json.loads(path.read_text(encoding="utf-8"))) for run, path in paths if path.is_file()]
         return [content for run, content in read if content["digest"] == run.digest]
 
-    def note_failure(self, run: Planned, cause: str) -> None:
+    def note_failure(self, run: Planned, cause: str, *, is_final: bool = True) -> None:
         """Keep why a run failed."""
-        content = {"status": "failed", "digest": run.digest, **run.about, "cause": cause}
+        content = {"status": "failed", "digest": run.digest, **run.about, "cause": cause, "is_final": is_final}
         write_text(self.path(run.name), json.dumps(content, indent=1) + "\n")
 
-    def make(self, *, jobs: int, limit: float, retry_failed: bool) -> int:
+    def make(self, names: Collection[str] | None = None, *, jobs: int, limit: float, retry_failed: bool) -> int:
         """Make the runs that are left.
 
         Args:
+            names: Only of these; None is all.
             jobs: How many side by side.
             limit: Seconds of one run.
             retry_failed: Make those that failed before as well.
@@ -89,9 +96,10 @@ class Experiment:
         Returns:
             How many failed.
         """
-        todo = self.left(retry_failed=retry_failed)
+        todo = self.left(names, retry_failed=retry_failed)
         by_name = {run.name: run for run in todo}
-        logger.info("%d runs, %d of them done", len(self.runs), len(self.runs) - len(todo))
+        total = len(self.runs) if names is None else len(names)
+        logger.info("%d runs, %d of them done", total, total - len(todo))
         failed, seconds = 0, list[float]()
         commands = [Job(run.name, run.words, self.output / "logs" / f"{run.name}.txt") for run in todo]
         # One thread each: two such runs side by side do more than one with two threads.
@@ -100,11 +108,11 @@ class Experiment:
             seconds.append(ended.seconds)
             run = by_name[ended.job.name]
             cause = ended.cause
-            if cause is None and not self.path(run.name).is_file():
-                cause = "it ended without a result"
+            if cause is None and not self._is_there(run, retry_failed=True):
+                cause = "it ended without a result of these settings"
             if cause is not None:
                 failed += 1
-                self.note_failure(run, cause)
+                self.note_failure(run, cause, is_final=ended.is_final)
             self._tell(ended, cause, len(seconds), len(todo), statistics.fmean(seconds) / jobs)
         return failed
 
@@ -117,6 +125,11 @@ class Experiment:
         logger.info(
             "%d/%d %s: %s; %.0f s, about %.0f min left", count, total, ended.job.name, told, ended.seconds, minutes
         )
+
+
+def result_path(output: Path, name: str) -> Path:
+    """A run's file in the folder of an experiment."""
+    return output / "runs" / f"{name}.json"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -48,11 +48,13 @@ class Ended:
         job: Which.
         cause: Why it failed; None where it did not.
         seconds: How long it took.
+        is_final: Whether it would fail again: it ended by itself, and neither the limit nor a signal ended it.
     """
 
     job: Job
     cause: str | None
     seconds: float
+    is_final: bool = True
 
 
 def run_all(
@@ -81,12 +83,14 @@ def run_all(
             time.sleep(_POLL)
             for item in list(running):
                 seconds = clock() - item.began
-                late = seconds > limit
-                if item.process.poll() is None and not late:
+                code = item.process.poll()
+                late = code is None and seconds > limit
+                if code is None and not late:
                     continue
                 running.remove(item)
                 _kill(item)
-                yield Ended(item.job, _cause(item, limit if late else None), seconds)
+                is_final = code is not None and code >= 0
+                yield Ended(item.job, _cause(item, limit if late else None), seconds, is_final)
     finally:
         for item in running:
             _kill(item)

@@ -30,6 +30,14 @@ QUIET = (
 )
 """Changes to a configuration: nothing but training, the weights of the last step, one thread."""
 
+NO_STOP = ("stop.collapse_steps=0", "stop.eos_rate_zero_steps=0")
+"""Of GRACE's runs as well: one that collapses is measured like any other, and not left out of the mean."""
+
+
+def quiet(changes: Sequence[str]) -> tuple[str, ...]:
+    """`QUIET`, and for runs with rollouts `NO_STOP`."""
+    return QUIET if any(change.startswith("method=") for change in changes) else (*QUIET, *NO_STOP)
+
 
 def trained(changes: Sequence[str], folder: Path) -> dict[str, Any]:
     """Train the configuration ``nano`` with changes, which name the folder as their output; the summarised log."""

@@ -6,20 +6,23 @@ import argparse
 import json
 import logging
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from grace_train.nano.evaluate import weights_sha256
+from grace_st.bulk.lock import LockedError
+from grace_st.config import CONFIG_NAME
+from grace_st.fingerprint import folder_revision
 from grace_train.nano.presets import PRESETS
-from grace_train.nano.real_text import SourceError, TextCorpus
-from harness.experiment import Experiment, Planned, write_text
+from grace_train.nano.real_text import TextCorpus
+from harness import start_models
+from harness.experiment import Experiment, Planned, result_path, write_text
+from harness.options import add_running, interrupt_on_signals, lock
 from harness.pages import fill
 from real_text import data
-from real_text.rows import SMOKE, Run, Settings, choose, digest, runs_of
+from real_text.rows import ROWS, SMOKE, Run, Settings, choose, digest, runs_of
 from real_text.table import as_json, lines_of, page
 
 logger = logging.getLogger("experiment")
@@ -27,88 +30,106 @@ logger = logging.getLogger("experiment")
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[2] / "docs" / "what-the-reward-trains.md"
 BLOCK = "real-text-table"
+SMOKE_STEPS = 2  # of a start model that is only to be there
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """See ``--help``. Returns 1 if a run failed."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if options.texts is None:
-        sys.stderr.write("real_text: --texts DIR, or the environment variable GRACE_ST_DATA, must name the data sets\n")
-        return 2
-    settings = SMOKE if options.smoke else Settings()
     if options.one is not None:
-        return _one(options, settings)
+        return _one(options)
     try:
-        rows = choose(options.rows)
-        corpus = TextCorpus(options.texts)
-        data.banking77(options.texts, settings.per_class), data.stsb(options.texts, settings.pairs)
-    except (ValueError, SourceError) as error:
+        return _run(options)
+    except (ValueError, LockedError) as error:
         sys.stderr.write(f"real_text: {error}\n")
         return 2
-    runs = runs_of(rows, 1 if options.smoke and options.seeds is None else options.seeds)
-    output: Path = options.output
-    signal.signal(signal.SIGTERM, _interrupt)  # its processes would go on without it
-    failed = 0
-    try:
-        start = options.model or _make_start(options)
-        data.write(corpus, output / "data", settings.rows)
-        experiment = Experiment(output, _planned(options, start, settings, runs), _told)
-        try:
-            if not options.table:
-                failed = experiment.make(jobs=options.jobs, limit=options.limit, retry_failed=options.retry_failed)
-        finally:
-            lines = lines_of(rows, experiment.contents())
-            model = {"preset": options.preset, "weights_sha256": weights_sha256(start)}
-            text = json.dumps(as_json(lines, settings, model), indent=1) + "\n"
-            for folder in (output, HERE) if options.publish else (output,):
-                write_text(folder / "results.json", text)
-                write_text(folder / "results.md", page(lines))
-            if options.publish:
-                fill(PAGE, {BLOCK: page(lines)})
-            logger.info("table in %s", output / "results.md")
     except KeyboardInterrupt:
         logger.info("interrupted: the same command goes on")
         return 130
-    return 1 if failed else 0
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def _run(options: argparse.Namespace) -> int:
+    if options.texts is None:
+        raise ValueError("--texts DIR, or the environment variable GRACE_ST_DATA, must name the data sets")
+    if options.publish and options.smoke:
+        raise ValueError("--smoke measures nothing that could be published")
+    settings = SMOKE if options.smoke else Settings()
+    rows = choose(options.rows)
+    corpus = TextCorpus(options.texts)
+    output: Path = options.output or Path("runs/real_text_smoke" if options.smoke else "runs/real_text")
+    interrupt_on_signals()
+    held = lock(output)
+    try:
+        data.write(corpus, output / "data", settings.rows)
+        fingerprint = data.fingerprint(corpus, options.texts, output / "data", settings)
+        start = _start(options, output)
+        experiment = Experiment(output, _planned(options, output, start, settings, fingerprint), _told)
+        failed = 0
+        try:
+            if not options.table:
+                names = [run.name for run in runs_of(rows, 1 if options.smoke else options.seeds)]
+                failed = experiment.make(
+                    names, jobs=options.jobs, limit=options.limit, retry_failed=options.retry_failed
+                )
+        except KeyboardInterrupt:
+            _write_table(options, output, settings, start, experiment, publish=False)
+            raise
+        _write_table(options, output, settings, start, experiment, publish=options.publish)
+        return 1 if failed else 0
+    finally:
+        held.release()
 
 
-def _make_start(options: argparse.Namespace) -> Path:
-    """The start model, trained once, from its last checkpoint if there is one."""
-    home: Path = options.output / "start"
-    folder = home / PRESETS[options.preset].model_name
-    if (folder / "README.md").is_file():  # comes last
+def _write_table(
+    options: argparse.Namespace, output: Path, settings: Settings, start: Path, experiment: Experiment, *, publish: bool
+) -> None:
+    lines = lines_of(ROWS, experiment.contents())
+    model = {"preset": options.preset} if options.model is None else {"folder": str(options.model)}
+    text = json.dumps(as_json(lines, settings, {**model, "revision": folder_revision(start)}), indent=1) + "\n"
+    for folder in (output, HERE) if publish else (output,):
+        write_text(folder / "results.json", text)
+        write_text(folder / "results.md", page(lines))
+    if publish:
+        fill(PAGE, {BLOCK: page(lines)})
+    logger.info("table in %s", output / "results.md")
+
+
+def _start(options: argparse.Namespace, output: Path) -> Path:
+    """The start model: the one that is named, or the preset's, trained once.
+
+    Raises:
+        ValueError: There is none, and none is to be made; or another one is there.
+    """
+    if options.model is not None:
+        folder: Path = options.model
+        if not (folder / CONFIG_NAME).is_file():
+            raise ValueError(f"--model {folder} is no model folder of grace-st")
         return folder
-    words = [sys.executable, "-m", "grace_train.nano", "--preset", options.preset, "--text", str(options.texts)]
-    words += ["--output", str(home), "--device", options.device]
-    if options.device == "cpu":
-        words += ["--fp32", "--threads", str(options.jobs)]
-    if options.smoke:
-        words += ["--steps", "2"]
-    if not (home / "tokenizer" / "tokenizer_config.json").is_file():
-        subprocess.run([*words, "--stage", "tokenizer"], check=True)
-    resume = ["--resume"] if (home / "run" / "checkpoint.pt").is_file() else []
-    subprocess.run([*words, "--stage", "train", *resume], check=True)
-    return folder
+    # Smoke runs have a model of their own: it is hardly trained.
+    home = output / ("start-smoke" if options.smoke else f"start-{options.preset}")
+    is_cpu = options.device == "cpu"
+    config = PRESETS[options.preset].training
+    config = replace(config, bf16=config.bf16 and not is_cpu, steps=SMOKE_STEPS if options.smoke else config.steps)
+    if options.table and not start_models.is_there(options.preset, home, config):
+        raise ValueError(f"there is no start model in {home} yet, so there is no table")
+    words = ["--text", str(options.texts), "--device", options.device]
+    words += ["--fp32", "--threads", str(options.jobs)] if is_cpu else []
+    words += ["--steps", str(SMOKE_STEPS)] if options.smoke else []
+    return start_models.make(options.preset, home, config, words)
 
 
-def _planned(options: argparse.Namespace, start: Path, settings: Settings, runs: Sequence[Run]) -> list[Planned]:
-    sha256 = weights_sha256(start)
-    common = ["--texts", str(options.texts), "--output", str(options.output), "--model", str(start)]
-    common += ["--smoke"] if options.smoke else []
-    return [
-        Planned(
-            name=run.name,
-            digest=digest(run, settings, sha256),
-            words=(sys.executable, str(HERE), "--one", run.row.name, "--seed", str(run.seed), *common),
-            about={"row": run.row.name, "seed": run.seed},
-        )
-        for run in runs
-    ]
+def _planned(
+    options: argparse.Namespace, output: Path, start: Path, settings: Settings, fingerprint: str
+) -> list[Planned]:
+    common = ["--texts", str(options.texts), "--output", str(output), "--model", str(start)]
+    common += ["--settings", json.dumps(asdict(settings))]
+    plans = []
+    for run in runs_of(ROWS, None):
+        found = digest(run, settings, start, fingerprint)
+        words = (sys.executable, str(HERE), "--one", run.row.name, "--seed", str(run.seed), "--digest", found, *common)
+        plans.append(Planned(name=run.name, digest=found, words=words, about={"row": run.row.name, "seed": run.seed}))
+    return plans
 
 
 def _told(content: Mapping[str, Any]) -> str:
@@ -116,21 +137,20 @@ def _told(content: Mapping[str, Any]) -> str:
     return f"MedQuAD dev nDCG@10 {figures['dev']['ndcg@10']:.3f}, STSB {figures['stsb']:.3f}"
 
 
-def _one(options: argparse.Namespace, settings: Settings) -> int:
+def _one(options: argparse.Namespace) -> int:
     from real_text.one import do
 
     (row,) = choose([options.one])
     run = Run(row, options.seed)
-    (plan,) = _planned(options, options.model, settings, [run])
     do(
         run,
-        settings,
+        Settings(**json.loads(options.settings)),
         start=options.model,
         texts=options.texts,
         data=options.output / "data",
         work=options.output / "models" / run.name,
-        result=Experiment(options.output, [plan], _told).path(run.name),
-        digest=plan.digest,
+        result=result_path(options.output, run.name),
+        digest=options.digest,
     )
     return 0
 
@@ -154,15 +174,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", choices=("nano-text", "micro"), default="nano-text", help="the start model")
     parser.add_argument("--model", type=Path, help="folder of a start model that is there already")
     parser.add_argument("--device", default="cpu", help="where the start model is trained (default: %(default)s)")
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help="rows (default: all)")
-    parser.add_argument("--seeds", type=int, metavar="N", help="at most N seeds of each row")
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("runs/real_text"), help="folder (default: %(default)s)")
-    parser.add_argument("--limit", type=float, default=3600.0, help="seconds of one run (default: %(default)s)")
-    parser.add_argument("--retry-failed", action="store_true", help="make runs that failed again")
-    parser.add_argument("--smoke", action="store_true", help="tiny runs, to see that everything works")
-    parser.add_argument("--table", action="store_true", help="make no runs, only the table")
-    parser.add_argument("--publish", action="store_true", help="put the table here and into the documentation, too")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+    add_running(parser, "runs/real_text")
     return parser

@@ -7,11 +7,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 from grace_train.nano.real_text import SourceError, TextCorpus
 from grace_train.nano.real_text.corpus import evenly
+from harness.digests import sha256_of
 from harness.experiment import write_text
+from real_text.rows import Settings
+
+SPLITS: tuple[Literal["dev", "test"], ...] = ("dev", "test")
 
 ORIGINS = {
     "banking77": "it is from https://github.com/PolyAI-LDN/task-specific-datasets (CC BY 4.0)",
@@ -23,9 +27,32 @@ def write(corpus: TextCorpus, folder: Path, rows: int) -> None:
     """Write ``pairs.jsonl`` (query, positive, negative) and ``texts.txt``, the same queries and positives."""
     folder.mkdir(parents=True, exist_ok=True)
     triples = list(corpus.triples(rows, "experiment"))
-    write_text(folder / "pairs.jsonl", "".join(json.dumps(triple) + "\n" for triple in triples))
     texts = dict.fromkeys(text for triple in triples for text in (triple["query"], triple["positive"]))
-    write_text(folder / "texts.txt", "".join(f"{text}\n" for text in texts))
+    for path, content in (
+        (folder / "pairs.jsonl", "".join(json.dumps(triple) + "\n" for triple in triples)),
+        (folder / "texts.txt", "".join(f"{text}\n" for text in texts)),
+    ):
+        # Training knows a file by its time: one that is the same stays.
+        if not path.is_file() or path.read_text(encoding="utf-8") != content:
+            write_text(path, content)
+
+
+def fingerprint(corpus: TextCorpus, texts: Path, data: Path, settings: Settings) -> str:
+    """Hash of all that is trained on and measured.
+
+    Raises:
+        SourceError: A data set is not there.
+    """
+    sets = [corpus.retrieval_set(split, queries=settings.queries, documents=settings.documents) for split in SPLITS]
+    measured = (
+        sets,
+        snips(corpus, settings.per_class),
+        banking77(texts, settings.per_class),
+        stsb(texts, settings.pairs),
+        [sample.text for sample in corpus.samples(settings.perplexity_texts, "perplexity", held_out=True)],
+    )
+    trained = [(data / name).read_text(encoding="utf-8") for name in ("pairs.jsonl", "texts.txt")]
+    return sha256_of(repr(measured), *trained)
 
 
 @dataclass(frozen=True)

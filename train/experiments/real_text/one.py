@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from grace_train.nano.real_text import TextCorpus
+from harness.digests import versions
 from harness.experiment import write_text
 from harness.training import trained
 from real_text.measure import measure
@@ -48,6 +49,7 @@ def do(
         "row": run.row.name,
         "seed": run.seed,
         "settings": asdict(settings),
+        "versions": versions(),
         "figures": figures,
         "training": log,
         "seconds": {"training": after - began, "measuring": ended - after},

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from harness.training import QUIET
+from harness.digests import run_digest
+from harness.training import quiet
 
 REFERENCE = "reasoning"
 PROMPT = "prompt"
@@ -31,17 +31,19 @@ class Row:
     seeds: int = 3
 
 
-_CL = ("steps=150", "optimizer.learning_rate=3e-4")
+def _baseline(name: str, label: str, method: str, rate: str, *changes: str) -> Row:
+    own = (f"method={method}", "steps=150", f"optimizer.learning_rate={rate}", *changes)
+    return Row(name=name, label=label, changes=own, rationales=False)
+
+
 ROWS = (
     Row(name=PROMPT, label="prompt pooling, untrained", changes=None, rationales=False, seeds=1),
     Row(name=REFERENCE, label="reasoning, untrained", changes=None, seeds=1),
-    Row(name="cl", label="CL", changes=("method=cl", *_CL), rationales=False),
-    Row(
-        name="simcse",
-        label="SimCSE",
-        changes=("method=simcse", "steps=150", "optimizer.learning_rate=3e-5"),
-        rationales=False,
-    ),
+    _baseline("cl", "CL, lr 3e-4", "cl", "3e-4"),
+    _baseline("cl-low", "CL, lr 1e-4", "cl", "1e-4"),
+    _baseline("cl-high", "CL, lr 1e-3", "cl", "1e-3"),
+    _baseline("simcse", "SimCSE, lr 3e-5", "simcse", "3e-5", "data.train=TEXTS"),
+    _baseline("simcse-high", "SimCSE, lr 1e-4", "simcse", "1e-4", "data.train=TEXTS"),
     Row(name="paper", label="GRACE `paper`", changes=("reward.variant=paper",)),
     Row(name="per-rollout", label="GRACE `per_rollout`", changes=("reward.variant=per_rollout",)),
     Row(name="symmetric", label="GRACE `symmetric`", changes=("reward.variant=symmetric", "rollout.group_size=4")),
@@ -60,7 +62,7 @@ class Settings:
         rows: Rows of MedQuAD to train on.
         queries: Of each split of MedQuAD.
         documents: Of both splits together.
-        per_class: Training texts of each class of SNIPS and of Banking77; half as many are tested.
+        per_class: Training texts of each class of SNIPS and of Banking77; five times, and half as many are tested.
         pairs: Of STSBenchmark.
         perplexity_texts: Held-out texts whose perplexity is measured.
     """
@@ -129,7 +131,8 @@ def changes_of(run: Run, settings: Settings, *, model: str, data: str, output: s
         f"batch_size={settings.batch_size}",
         f"prompt.max_new_tokens={settings.budget}",
         f"data.train={data}/pairs.jsonl",
-        *QUIET,
+        f"data.cache={data}/cache",
+        *quiet(own),
         *own,
         f"model={model}",
         f"output={output}",
@@ -137,8 +140,18 @@ def changes_of(run: Run, settings: Settings, *, model: str, data: str, output: s
     ]
 
 
-def digest(run: Run, settings: Settings, start_sha256: str) -> str:
-    """Of all that a run's figures depend on, but for the data sets."""
-    row = {name: value for name, value in asdict(run.row).items() if name not in ("label", "seeds")}
-    content = {"row": row, "seed": run.seed, "settings": asdict(settings), "start": start_sha256}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+def digest(run: Run, settings: Settings, start: Path, data: str) -> str:
+    """Tells whether a result that is there is the result of this run, see `harness.digests.run_digest`.
+
+    Args:
+        run: The run.
+        settings: Sizes.
+        start: Folder of the start model.
+        data: Hash of all that is trained on and measured, see `real_text.data.fingerprint`.
+    """
+    changes = None
+    if run.row.changes is not None:
+        changes = changes_of(run, settings, model="start", data="data", output="output")
+    return run_digest(
+        changes, start, rationales=run.row.rationales, settings=asdict(settings), seed=run.seed, data=data
+    )

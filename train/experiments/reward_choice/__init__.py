@@ -6,7 +6,8 @@
 | `start_models` | the two models that runs start from |
 | `one` | one run: train, measure, write one JSON file |
 | `measure` | the columns |
-| `jobs` | runs side by side, each a process with a time limit |
-| `table` | from files to means, deviations and Markdown |
+| `table`, `markdown` | from files to means, deviations and Markdown |
 | `cli` | the command |
+
+Runs side by side, their digests and spreads are the `harness`'s.
 """

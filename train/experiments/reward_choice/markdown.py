@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from harness.pages import figure, header, row
-from reward_choice.rows import SECTIONS
+from reward_choice.rows import HEADLINE, SECTIONS
 from reward_choice.table import TERMS, Line, choices
 
 STARTS = {"vague": "start model with vague rationales in its corpus", "plain": "start model without"}
 _NOTE = (
     "Mean and standard deviation over seeds; dev chooses, test reports. *Gain*: test nDCG@10 minus that of the "
-    "untrained model with its rationales; *in sd*: in standard deviations of that difference over seeds; *query se*: "
-    "its standard error over queries. *Swapped*: nDCG@10 with another query's rationales. *Similarity*: mean cosine of "
-    "unrelated texts."
+    "untrained model read the same way (prompt alone, rationale alone, budget); *in sd*: in standard deviations of "
+    "that difference over seeds; *query se*: its standard error over queries. *Swapped*: nDCG@10 with another query's "
+    "rationales. *Similarity*: mean cosine of unrelated texts."
 )
 _BEHAVIOUR_NOTE = (
     "Greedy rationales of the held-out texts. *Distinct*: share of different ones among 8 that are sampled. *Name*: "
@@ -102,10 +102,10 @@ def _behaviour(line: Line) -> str:
 
 
 def deviations(lines: Sequence[Line]) -> str:
-    """Mean standard deviation within groups of each term, unscaled and unweighted, at the first step and over all."""
+    """Mean standard deviation within groups of each term of the headline rows, unscaled and unweighted."""
     names = ("row", "rollouts of", *(f"{term}, {when}" for term in TERMS for when in ("first", "mean")))
     rows = []
-    for line in lines:
+    for line in (line for line in lines if line.section == HEADLINE):
         for side, what in (("reward", "positives"), ("query_reward", "queries")):
             if f"std/{side}/positive/mean" in line.figures:
                 label = what if "unsupervised" not in line.key else "texts"

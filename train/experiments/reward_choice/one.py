@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from harness.digests import versions
 from harness.experiment import write_text
 from harness.training import trained
 from reward_choice.measure import measure
@@ -43,6 +44,7 @@ def do(run: Run, settings: Settings, *, start: Path, work: Path, result: Path, d
         "start": run.row.start,
         "seed": run.seed,
         "settings": asdict(settings),
+        "versions": versions(),
         "figures": figures,
         "training": log,
         "seconds": {"training": after - began, "measuring": ended - after},

@@ -13,7 +13,7 @@ BUDGET = 72
 """Tokens of a rationale, in training and evaluation, as in the bundled configuration ``nano``."""
 
 REFERENCE = "reasoning"
-"""The row that differences are measured from."""
+"""The untrained row with rationales."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class Row:
         span: What is pooled.
         system_prompt: Whether the prompt has GRACE's system message.
         seeds: How many runs; one where nothing is random.
+        is_option: Whether it can be chosen as the default: rows that cost more than others cannot.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Row:
     span: Literal["text_and_rationale", "rationale"] = "text_and_rationale"
     system_prompt: bool = True
     seeds: int = 3
+    is_option: bool = True
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -57,6 +59,11 @@ class Row:
     def key(self) -> str:
         """Names the row among all."""
         return f"{self.start}-{self.name}"
+
+    @property
+    def reading(self) -> tuple[Start, str, int, bool]:
+        """How its model is read: an untrained row of the same is what its gain is measured from."""
+        return self.start, self.span, self.budget, self.system_prompt
 
 
 HEADLINE = "headline"
@@ -79,6 +86,15 @@ def _headline(start: Start) -> list[Row]:
 
     return [
         Row(name=REFERENCE, label="reasoning, untrained", section=HEADLINE, start=start, changes=None, seeds=1),
+        Row(
+            name="prompt",
+            label="prompt pooling, untrained",
+            section=HEADLINE,
+            start=start,
+            changes=None,
+            budget=0,
+            seeds=1,
+        ),
         trained("cl", "CL", *_CL, budget=0),
         trained("paper", "GRACE `paper`", "reward.variant=paper"),
         trained("per-rollout", "GRACE `per_rollout`", "reward.variant=per_rollout"),
@@ -100,7 +116,6 @@ def _rest() -> Iterable[Row]:
     # 1. Without rationales.
     base = Row(name="base", label="Base", section=BASELINES, changes=None, budget=0, system_prompt=False, seeds=1)
     yield base
-    yield replace(base, name="prompt", label="prompt pooling, untrained", system_prompt=True)
     simcse = _row(BASELINES, "simcse", "SimCSE", "method=simcse", "steps=300", "optimizer.learning_rate=3e-5")
     yield replace(simcse, budget=0)
     for name, label, steps, rate in (
@@ -111,6 +126,8 @@ def _rest() -> Iterable[Row]:
         length = () if steps is None else (f"steps={steps}",)
         cl = _row(BASELINES, name, label, "method=cl", *length, f"optimizer.learning_rate={rate}")
         yield replace(cl, budget=0)
+    batch = ("method=cl", "steps=100", "batch_size=64", "optimizer.learning_rate=3e-4")
+    yield replace(_row(BASELINES, "cl-batch", "CL, batch of 64", *batch), budget=0)
     # 2. What the terms of the reward do.
     yield _row(TERMS, "no-consistency", "`per_rollout`, lambda1 = 0", "reward.lambda_consistency=0")
     yield _row(TERMS, "no-hard", "`per_rollout`, lambda2 = 0", "reward.lambda_hard=0")
@@ -157,7 +174,7 @@ def _rest() -> Iterable[Row]:
     yield _row(REMEDIES, "low-rate", "`per_rollout`, lr 3e-5", "optimizer.learning_rate=3e-5")
     yield _row(REMEDIES, "high-rate", "`per_rollout`, lr 3e-4", "optimizer.learning_rate=3e-4")
     yield _row(REMEDIES, "short", "`per_rollout`, half the steps", "steps=half")
-    yield _row(REMEDIES, "long", "`per_rollout`, twice the steps", "steps=double")
+    yield replace(_row(REMEDIES, "long", "`per_rollout`, twice the steps", "steps=double"), is_option=False)
     yield _row(REMEDIES, "paper-kl", "`paper`, kl 0.05", "reward.variant=paper", "algorithm.kl=0.05")
     yield _row(REMEDIES, "paper-short", "`paper`, half the steps", "reward.variant=paper", "steps=half")
     yield _row(REMEDIES, "unsupervised-entropy", "unsupervised, entropy 0.01", _UNSUPERVISED, "algorithm.entropy=0.01")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from harness.training import QUIET
+from harness.digests import run_digest
+from harness.training import quiet
 from reward_choice.rows import Run
 
 
@@ -22,7 +22,7 @@ class Settings:
         sampled_texts: Texts of which K rationales are sampled, to see how many differ.
     """
 
-    steps: int = 40
+    steps: int = 30
     batch_size: int = 8
     queries: int | None = 150
     perplexity_texts: int = 400
@@ -55,7 +55,7 @@ def changes_of(run: Run, settings: Settings, *, model: str, output: str) -> list
     return [
         f"steps={settings.steps}",
         f"batch_size={settings.batch_size}",
-        *QUIET,
+        *quiet(own),
         *own,
         f"model={model}",
         f"output={output}",
@@ -63,8 +63,21 @@ def changes_of(run: Run, settings: Settings, *, model: str, output: str) -> list
     ]
 
 
-def digest(run: Run, settings: Settings, start_sha256: str) -> str:
-    """Tells whether a result that is there is the result of this run: all that its figures depend on."""
-    row = {name: value for name, value in asdict(run.row).items() if name not in ("label", "section", "seeds")}
-    content = {"row": row, "seed": run.seed, "settings": asdict(settings), "start": start_sha256}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+def digest(run: Run, settings: Settings, start: Path, knowledge_sha256: str) -> str:
+    """Tells whether a result that is there is the result of this run, see `harness.digests.run_digest`.
+
+    Args:
+        run: The run.
+        settings: Sizes.
+        start: Folder of the start model.
+        knowledge_sha256: Of the knowledge base, which training and held-out texts are made from.
+    """
+    row = run.row
+    return run_digest(
+        changes_of(run, settings, model="start", output="output") if row.is_trained else None,
+        start,
+        measured={"budget": row.budget, "span": row.span, "system_prompt": row.system_prompt},
+        settings=asdict(settings),
+        seed=run.seed,
+        knowledge=knowledge_sha256,
+    )

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import grace_st
+from grace_train.nano.presets import PRESETS
+from grace_train.nano.pretrain import PretrainConfig
+from harness import start_models
 from reward_choice.rows import Start
+
+_PRESET = "nano"
 
 
 def folder_of(start: Start, output: Path) -> Path:
     """Where a start model is, or will be."""
-    return grace_st.nano_path() if start == "vague" else output / "start-plain" / "grace-nano"
+    return grace_st.nano_path() if start == "vague" else start_models.folder_of(_PRESET, _home(output))
 
 
-def make(starts: Sequence[Start], output: Path, *, steps: int | None, threads: int) -> None:
+def _home(output: Path) -> Path:
+    return output / "start-plain"
+
+
+def _config(steps: int | None) -> PretrainConfig:
+    training = PRESETS[_PRESET].training
+    return replace(training, vague=False, bf16=False, steps=training.steps if steps is None else steps)
+
+
+def is_there(start: Start, output: Path, steps: int | None) -> bool:
+    """Whether a start model is made.
+
+    Raises:
+        StartError: Another one is.
+    """
+    return start == "vague" or start_models.is_there(_PRESET, _home(output), _config(steps))
+
+
+def make(starts: Iterable[Start], output: Path, *, steps: int | None, threads: int) -> None:
     """Train the start models that are not there yet, from the last checkpoint if there is one.
 
     Args:
@@ -26,18 +48,11 @@ def make(starts: Sequence[Start], output: Path, *, steps: int | None, threads: i
         threads: CPU threads.
 
     Raises:
-        subprocess.CalledProcessError: Training failed; what it said is on the terminal.
+        StartError: Another one is there, or training failed; what it said is on the terminal.
     """
-    folder = folder_of("plain", output)
-    # The README comes last.
-    if "plain" not in starts or (folder / "README.md").is_file():
+    if "plain" not in starts:
         return
-    home = output / "start-plain"
-    words = [sys.executable, "-m", "grace_train.nano", "--no-vague", "--fp32"]
-    words += ["--output", str(home), "--threads", str(threads)]
+    options = ["--no-vague", "--fp32", "--threads", str(threads)]
     if steps is not None:
-        words += ["--steps", str(steps)]
-    if not (home / "tokenizer" / "tokenizer_config.json").is_file():
-        subprocess.run([*words, "--stage", "tokenizer"], check=True)
-    resume = ["--resume"] if (home / "run" / "checkpoint.pt").is_file() else []
-    subprocess.run([*words, "--stage", "train", *resume], check=True)
+        options += ["--steps", str(steps)]
+    start_models.make(_PRESET, _home(output), _config(steps), options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -50,10 +50,10 @@ class Line:
     Attributes:
         key, label, section, start, planned: Of the row; how many seeds it asks for.
         figures: Spread over seeds, by name.
-        differences: From the untrained reasoning of the same start model, nDCG@10, by split.
-        perplexity_change: Relative to the start model's.
+        differences: From the untrained start model that is read the same way (span, budget), nDCG@10, by split.
+        perplexity_change: Relative to the start model's; None where texts stand in another prompt.
         failures: Causes, by seed.
-        candidate: ``"supervised"`` or ``"unsupervised"`` where the row can be chosen as the default.
+        candidate: ``"supervised"``, ``"unsupervised"`` or ``"baseline"`` where the best of these can be chosen.
     """
 
     key: str
@@ -68,7 +68,7 @@ class Line:
     candidate: str | None = None
 
 
-def lines_of(rows: Iterable[Row], contents: Sequence[Mapping[str, Any]]) -> list[Line]:
+def lines_of(rows: Sequence[Row], contents: Sequence[Mapping[str, Any]]) -> list[Line]:
     """A line for each row that has a run, in the order of the rows."""
     done: dict[str, list[Mapping[str, Any]]] = {}
     failed: dict[str, dict[int, str]] = {}
@@ -86,17 +86,20 @@ def lines_of(rows: Iterable[Row], contents: Sequence[Mapping[str, Any]]) -> list
         line = Line(row.key, row.label, row.section, row.start, row.seeds, failures=failed.get(row.key, {}))
         line.candidate = _candidate(row)
         if own:
-            _fill(line, own, done.get(f"{row.start}-{REFERENCE}", []))
+            line.figures = _spreads(own)
+            untrained = done.get(f"{row.start}-{REFERENCE}", [])
+            if untrained and row.system_prompt:
+                start = _spreads(untrained)["perplexity"].mean
+                line.perplexity_change = line.figures["perplexity"].mean / start - 1
+            same = [other.key for other in rows if not other.is_trained and other.reading == row.reading]
+            if row.is_trained and same and same[0] in done:
+                _compare(line, own, done[same[0]])
         lines.append(line)
     return lines
 
 
-def _fill(line: Line, own: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]]) -> None:
-    line.figures = _spreads(own)
-    if not reference:
-        return
+def _compare(line: Line, own: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]]) -> None:
     start = _spreads(reference)
-    line.perplexity_change = line.figures["perplexity"].mean / start["perplexity"].mean - 1
     for split in ("dev", "test"):
         name = f"{split}/ndcg@10"
         queries = [[content["figures"][split]["per_query"] for content in part] for part in (own, reference)]
@@ -110,9 +113,13 @@ def _spreads(contents: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
 
 
 def _candidate(row: Row) -> str | None:
-    """Rows of one span and budget are alternatives; baselines and what is not trained are not."""
+    """Rows of one span and budget are alternatives; what is not trained, or costs more, is not."""
     changes = row.changes or ()
-    if not row.is_trained or row.span != "text_and_rationale" or row.budget != BUDGET:
+    if not row.is_trained or not row.is_option or row.span != "text_and_rationale":
+        return None
+    if any(change.startswith("method=") for change in changes):
+        return "baseline"
+    if row.budget != BUDGET:
         return None
     return "unsupervised" if "mode=unsupervised" in changes else "supervised"
 

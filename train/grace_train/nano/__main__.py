@@ -72,7 +72,7 @@ def _evaluate(folder: Path, corpus: Corpus | TextCorpus, device: str) -> tuple[d
     if isinstance(corpus, TextCorpus):
         results = real_text.evaluate(folder, corpus, device=device)
         return results, real_text.markdown_table(results)
-    results = entities.evaluate(folder, corpus)
+    results = entities.evaluate(folder, corpus, device=device)
     return results, entities.markdown_table(results)
 
 
@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         help="nano: the bundled model; nano-text: as small, on real text; micro: 30 M parameters, for a GPU",
     )
     parser.add_argument("--text", type=Path, metavar="DIR", help="folder with medquad, snips and wikitext2")
-    parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="where to train and evaluate: cpu, cuda (default: %(default)s)")
     parser.add_argument(
         "--fp32", action="store_true", help="train in float32: faster on CPUs without bfloat16 units (AMX, AVX512-BF16)"
     )

@@ -38,7 +38,9 @@ def swapped(retrieval: RetrievalSet, corpus: Corpus, seed: int = 0) -> dict[str,
     return {"swapped_any": anyone, "swapped_same_category": same}
 
 
-def evaluate_split(folder: Path, corpus: Corpus, split: Literal["dev", "test"], *, slots: int = 64) -> dict[str, Any]:
+def evaluate_split(
+    folder: Path, corpus: Corpus, split: Literal["dev", "test"], *, slots: int = 64, device: str | None = None
+) -> dict[str, Any]:
     """Every figure of one split.
 
     Args:
@@ -46,13 +48,14 @@ def evaluate_split(folder: Path, corpus: Corpus, split: Literal["dev", "test"], 
         corpus: where the retrieval sets come from.
         split: ``"dev"`` or ``"test"``.
         slots: rows that the engine decodes at once.
+        device: where to compute; the best there is by default.
     """
     retrieval = corpus.retrieval_set(split)
     queries, texts = list(retrieval.queries), [*retrieval.queries, *retrieval.documents]
     count = len(queries)
 
     def load(span: str) -> Any:
-        return grace_st.load(folder, pooling_span=span, engine_kwargs={"slots": slots})
+        return grace_st.load(folder, pooling_span=span, engine_kwargs={"slots": slots}, device=device)
 
     def score(query_vectors: np.ndarray, document_vectors: np.ndarray) -> dict[str, Any]:
         ranks = retrieval_ranks(query_vectors, document_vectors, retrieval.relevant)
@@ -97,7 +100,7 @@ def _vectors(encodings: Sequence[grace_st.Encoding]) -> np.ndarray:
     return np.stack([encoding.embedding for encoding in encodings])
 
 
-def evaluate(folder: Path, corpus: Corpus, *, slots: int = 64) -> dict[str, Any]:
+def evaluate(folder: Path, corpus: Corpus, *, slots: int = 64, device: str | None = None) -> dict[str, Any]:
     """Evaluate a model folder on both splits.
 
     Returns:
@@ -106,7 +109,7 @@ def evaluate(folder: Path, corpus: Corpus, *, slots: int = 64) -> dict[str, Any]
     return {
         "weights_sha256": weights_sha256(folder),
         "knowledge_sha256": corpus.knowledge.sha256(),
-        "splits": {split: evaluate_split(folder, corpus, split, slots=slots) for split in SPLITS},
+        "splits": {split: evaluate_split(folder, corpus, split, slots=slots, device=device) for split in SPLITS},
     }
 
 

@@ -10,6 +10,7 @@ same machine with the same number of threads).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -148,6 +149,13 @@ class BatchSource:
         self._tokenizer = tokenizer
         self._config = config
         _, self._tail = template_ids(tokenizer)
+
+    def fingerprint(self) -> str:
+        """Hash of the first texts as tokens: another corpus, or another tokenizer, has another one."""
+        digest = hashlib.sha256()
+        for batch in self._chunk(0):
+            digest.update(batch.ids.numpy().tobytes())
+        return digest.hexdigest()
 
     def batches(self, first_step: int, stop_step: int) -> Iterator[Batch]:
         """The batches of steps ``first_step`` to ``stop_step - 1``."""
@@ -334,7 +342,8 @@ def pretrain(
 
     Raises:
         FileNotFoundError: ``resume`` without a checkpoint.
-        ValueError: the checkpoint was made with other settings, or the corpus is not what ``config.vague`` says.
+        ValueError: the checkpoint was made with other settings or texts, or the corpus is not what
+            ``config.vague`` says.
     """
     if corpus.vague != config.vague:
         raise ValueError(f"vague is {config.vague} in the settings and {corpus.vague} in the corpus: make them agree.")
@@ -342,12 +351,13 @@ def pretrain(
     model = build_model(tokenizer, config)
     model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps it without its overloads
     weights = MasterWeights(model, config)
-    first_step = _restore(folder / _CHECKPOINT, weights, config) if resume else 0
+    source = BatchSource(corpus, tokenizer, config)
+    data = source.fingerprint()
+    first_step = _restore(folder / _CHECKPOINT, weights, config, data) if resume else 0
     _start_metrics(folder / _METRICS, first_step)
     last_step = config.steps if stop_after is None else min(stop_after, config.steps)
 
     head = torch.tensor(template_ids(tokenizer)[0], device=device)
-    source = BatchSource(corpus, tokenizer, config)
     logger.info("%d parameters, steps %d to %d", sum(p.numel() for p in model.parameters()), first_step, last_step)
     model.train()
     started = perf_counter()
@@ -370,14 +380,14 @@ def pretrain(
             _append_metrics(folder / _METRICS, line | {"seconds": round(perf_counter() - started, 1)})
             progress.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
         if done % config.checkpoint_every == 0 or done == last_step:
-            state = {"step": done, "config": asdict(config), **weights.state_dict()}
+            state = {"step": done, "config": asdict(config), "data": data, **weights.state_dict()}
             write_atomically(folder / _CHECKPOINT, partial(torch.save, state))
     cast_parameters(model, torch.float32)
     weights.publish()
     return model.cpu().eval()
 
 
-def _restore(path: Path, weights: MasterWeights, config: PretrainConfig) -> int:
+def _restore(path: Path, weights: MasterWeights, config: PretrainConfig, data: str) -> int:
     if not path.exists():
         raise FileNotFoundError(f"Nothing to resume: {path} does not exist. Run without --resume to start.")
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -386,6 +396,8 @@ def _restore(path: Path, weights: MasterWeights, config: PretrainConfig) -> int:
         raise ValueError(
             f"{path} was made with other settings ({', '.join(changed)}); use those, or run without --resume."
         )
+    if state["data"] != data:
+        raise ValueError(f"{path} was made with other texts or another tokenizer; use those, or run without --resume.")
     weights.load_state_dict(state)
     return int(state["step"])
 

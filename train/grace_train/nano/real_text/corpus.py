@@ -18,6 +18,7 @@ from grace_train.nano.real_text.sources import (
     read_medquad,
     read_snips,
     read_wikitext,
+    subject_key,
 )
 
 Item = TypeVar("Item")
@@ -32,8 +33,10 @@ WORDS = 40
 class TextCorpus:
     """Draws texts and rationales from MedQuAD, SNIPS and WikiText-2.
 
-    Diseases and articles are held out whole: a tenth of them is in no training sample and no triple. Of SNIPS the
-    publishers' validation files are held out.
+    Diseases and articles are held out whole, variants of a name together (`sources.subject_key`): a tenth of them is in
+    no training sample and no triple. A disease that goes by quite another name may be in both. Answers that begin like
+    that of another disease ("This condition is inherited ...") are left out everywhere: they answer nothing. Of SNIPS
+    the publishers' validation files are held out, and what they have in common with the training files.
 
     Args:
         folder: Holds ``medquad``, ``snips`` and ``wikitext2``, see `grace_train.nano.real_text.sources`.
@@ -46,9 +49,12 @@ class TextCorpus:
     def __init__(self, folder: Path, *, vague: bool = True) -> None:
         self.vague = vague
         self._answers: dict[Part, list[Answer]] = {"train": [], "dev": [], "test": []}
-        for item in read_medquad(folder):
+        for item in _that_tell_apart(read_medquad(folder)):
             self._answers[part_of(item.focus)].append(item)
-        self._utterances = {"train": read_snips(folder, "train"), "test": read_snips(folder, "test")}
+        test = read_snips(folder, "test")
+        tested = {item.text.casefold() for item in test}
+        train = [item for item in read_snips(folder, "train") if item.text.casefold() not in tested]
+        self._utterances = {"train": train, "test": test}
         sentences = read_wikitext(folder)
         self._counts = rationales.word_counts([sentence.text for sentence in sentences])
         self._sentences = {
@@ -164,6 +170,14 @@ def evenly(items: Sequence[Item], count: int | None) -> list[Item]:
     """At most so many items, evenly spaced; all for None."""
     wanted = len(items) if count is None else min(count, len(items))
     return [items[index * len(items) // wanted] for index in range(wanted)]
+
+
+def _that_tell_apart(items: Sequence[Answer]) -> list[Answer]:
+    """Without answers whose beginning is that of an answer about another disease as well."""
+    diseases: dict[str, set[str]] = {}
+    for item in items:
+        diseases.setdefault(beginning(item.answer).casefold(), set()).add(subject_key(item.focus))
+    return [item for item in items if len(diseases[beginning(item.answer).casefold()]) == 1]
 
 
 def _groups(items: Sequence[Answer]) -> tuple[dict[str, list[Answer]], dict[str, list[Answer]]]:

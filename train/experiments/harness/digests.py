@@ -1,0 +1,56 @@
+"""Whether a result that is there is the result of a run: a hash of what its figures depend on.
+
+The code itself is not among it, or nothing could ever be mended without making every run again: a run's file names the
+version of the package instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from grace_st import __version__
+from grace_st.fingerprint import folder_revision
+from grace_train.config_files import load_config
+
+_ELSEWHERE = ("model", "output")  # places; what is in them counts
+
+
+def run_digest(changes: Sequence[str] | None, start: Path, **more: Any) -> str:
+    """The digest of a run.
+
+    Args:
+        changes: To the configuration ``nano``; None where nothing is trained. All settings count, those that are at
+            their defaults as well.
+        start: The start model, whose whole content counts.
+        more: JSON values: what is measured, and on which data.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    config: dict[str, Any] | None = None
+    if changes is not None:
+        config = {
+            name: value for name, value in load_config("nano", changes).to_dict().items() if name not in _ELSEWHERE
+        }
+    content = {"config": config, "start": folder_revision(start), **more}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def sha256_of(*texts: str) -> str:
+    """Of some texts, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(f"{len(text)}\0{text}".encode())
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """What a run's file says about the code that made it."""
+    return {"grace-st": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
