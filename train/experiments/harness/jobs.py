@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
-Status = Literal["done", "failed"]
 _POLL = 0.2
 _TAIL = 600  # characters of a cause
 
