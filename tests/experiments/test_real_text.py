@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import grace_st
+from grace_st.fingerprint import folder_revision
 from grace_train.config_files import load_config
 from real_text.cli import HERE, main
 from real_text.data import banking77, stsb
@@ -36,7 +37,7 @@ def test_runs_go_seed_by_seed() -> None:
     runs = runs_of(ROWS, None)
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
     assert Counter(run.row.name for run in runs) == {row.name: row.seeds for row in ROWS}
-    start = grace_st.nano_path()
+    start = folder_revision(grace_st.nano_path())
     found = digest(runs[2], Settings(), start, "a")
     assert found == digest(runs[2], Settings(), start, "a")
     assert found != digest(runs[2], Settings(steps=31), start, "a")

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import grace_st
+from grace_st.fingerprint import folder_revision
 from grace_train.config_files import load_config
 from grace_train.nano.corpus import Corpus
 from grace_train.nano.pretrain import PretrainConfig
@@ -68,13 +69,13 @@ def test_rows_are_chosen_by_key_name_or_section() -> None:
 
 
 def test_a_digest_tells_what_figures_depend_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = grace_st.nano_path()
+    start = folder_revision(grace_st.nano_path())
     rows = {row.key: row for row in ROWS}
     run = Run(rows["vague-paper"], 0)
     same = digest(run, Settings(), start, "facts")
     assert same == digest(Run(replace(run.row, label="another"), 0), Settings(), start, "facts")
     other = tmp_path / "other"
-    shutil.copytree(start, other)
+    shutil.copytree(grace_st.nano_path(), other)
     config = json.loads((other / "grace_config.json").read_text(encoding="utf-8"))
     (other / "grace_config.json").write_text(json.dumps({**config, "pooling": "last"}), encoding="utf-8")
     others = [
@@ -82,7 +83,7 @@ def test_a_digest_tells_what_figures_depend_on(tmp_path: Path, monkeypatch: pyte
         digest(Run(rows["vague-infonce"], 0), Settings(), start, "facts"),
         digest(Run(replace(run.row, budget=24), 0), Settings(), start, "facts"),
         digest(run, Settings(steps=41), start, "facts"),
-        digest(run, Settings(), other, "facts"),
+        digest(run, Settings(), folder_revision(other), "facts"),
         digest(run, Settings(), start, "other facts"),
     ]
     monkeypatch.setattr("harness.training.NO_STOP", ())  # a default that the runs do not name

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedTokenizerFast
 
-from grace_train.nano.corpus import Corpus
+from grace_train.nano.corpus import Corpus, Sample
 from grace_train.nano.pretrain import (
     BatchSource,
     PretrainConfig,
@@ -60,6 +61,18 @@ def test_a_resumed_run_ends_with_exactly_the_same_weights(
     assert not list((tmp_path / "parts").glob("*.tmp"))
 
 
+class OtherTexts:
+    """A corpus of other texts than this one."""
+
+    vague = True
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+
+    def samples(self, count: int, seed: str | int) -> Iterator[Sample]:
+        return self._corpus.samples(count, f"other/{seed}")
+
+
 def test_resuming_what_does_not_exist_or_differs_is_refused(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
@@ -67,6 +80,8 @@ def test_resuming_what_does_not_exist_or_differs_is_refused(
     with pytest.raises(FileNotFoundError, match="Nothing to resume"):
         pretrain(corpus, tokenizer, tmp_path, config, resume=True)
     pretrain(corpus, tokenizer, tmp_path, config)
+    with pytest.raises(ValueError, match="other texts or another tokenizer"):
+        pretrain(OtherTexts(corpus), tokenizer, tmp_path, config, resume=True)
     with pytest.raises(ValueError, match=r"other settings \(learning_rate\)"):
         changed = PretrainConfig(steps=1, learning_rate=1e-4, **TINY)
         pretrain(corpus, tokenizer, tmp_path, changed, resume=True)

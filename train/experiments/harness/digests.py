@@ -9,26 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
 from grace_st import __version__
-from grace_st.fingerprint import folder_revision
 from grace_train.config_files import load_config
 
 _ELSEWHERE = ("model", "output")  # places; what is in them counts
 
 
-def run_digest(changes: Sequence[str] | None, start: Path, **more: Any) -> str:
+def run_digest(changes: Sequence[str] | None, start_revision: str, **more: Any) -> str:
     """The digest of a run.
 
     Args:
         changes: To the configuration ``nano``; None where nothing is trained. All settings count, those that are at
             their defaults as well.
-        start: The start model, whose whole content counts.
+        start_revision: Hash of the start model's whole folder, `grace_st.fingerprint.folder_revision`.
         more: JSON values: what is measured, and on which data.
 
     Returns:
@@ -39,7 +37,7 @@ def run_digest(changes: Sequence[str] | None, start: Path, **more: Any) -> str:
         config = {
             name: value for name, value in load_config("nano", changes).to_dict().items() if name not in _ELSEWHERE
         }
-    content = {"config": config, "start": folder_revision(start), **more}
+    content = {"config": config, "start": start_revision, **more}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -12,17 +12,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from grace_st.bulk.lock import LockedError
 from grace_st.config import CONFIG_NAME
 from grace_st.fingerprint import folder_revision
 from grace_train.nano.presets import PRESETS
 from grace_train.nano.real_text import TextCorpus
 from harness import start_models
+from harness.command import add_running, interrupt_on_signals, lock, make_runs, run
 from harness.experiment import Experiment, Planned, result_path, write_text
-from harness.options import add_running, interrupt_on_signals, lock
 from harness.pages import fill
 from real_text import data
-from real_text.rows import ROWS, SMOKE, Run, Settings, choose, digest, runs_of
+from real_text.rows import ROWS, SMOKE, Run, Settings, changes_of, choose, digest, runs_of
 from real_text.table import as_json, lines_of, page
 
 logger = logging.getLogger("experiment")
@@ -37,16 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """See ``--help``. Returns 1 if a run failed."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if options.one is not None:
-        return _one(options)
-    try:
-        return _run(options)
-    except (ValueError, LockedError) as error:
-        sys.stderr.write(f"real_text: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        logger.info("interrupted: the same command goes on")
-        return 130
+    return _one(options) if options.one is not None else run("real_text", lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -65,18 +55,12 @@ def _run(options: argparse.Namespace) -> int:
         fingerprint = data.fingerprint(corpus, options.texts, output / "data", settings)
         start = _start(options, output)
         experiment = Experiment(output, _planned(options, output, start, settings, fingerprint), _told)
-        failed = 0
-        try:
-            if not options.table:
-                names = [run.name for run in runs_of(rows, 1 if options.smoke else options.seeds)]
-                failed = experiment.make(
-                    names, jobs=options.jobs, limit=options.limit, retry_failed=options.retry_failed
-                )
-        except KeyboardInterrupt:
-            _write_table(options, output, settings, start, experiment, publish=False)
-            raise
-        _write_table(options, output, settings, start, experiment, publish=options.publish)
-        return 1 if failed else 0
+        names = [one.name for one in runs_of(rows, 1 if options.smoke else options.seeds)]
+
+        def table(publish: bool) -> None:
+            _write_table(options, output, settings, start, experiment, publish=publish)
+
+        return make_runs(experiment, names, options, table)
     finally:
         held.release()
 
@@ -107,7 +91,7 @@ def _start(options: argparse.Namespace, output: Path) -> Path:
             raise ValueError(f"--model {folder} is no model folder of grace-st")
         return folder
     # Smoke runs have a model of their own: it is hardly trained.
-    home = output / ("start-smoke" if options.smoke else f"start-{options.preset}")
+    home = output / f"start-{options.preset}{'-smoke' if options.smoke else ''}"
     is_cpu = options.device == "cpu"
     config = PRESETS[options.preset].training
     config = replace(config, bf16=config.bf16 and not is_cpu, steps=SMOKE_STEPS if options.smoke else config.steps)
@@ -124,11 +108,11 @@ def _planned(
 ) -> list[Planned]:
     common = ["--texts", str(options.texts), "--output", str(output), "--model", str(start)]
     common += ["--settings", json.dumps(asdict(settings))]
-    plans = []
-    for run in runs_of(ROWS, None):
-        found = digest(run, settings, start, fingerprint)
-        words = (sys.executable, str(HERE), "--one", run.row.name, "--seed", str(run.seed), "--digest", found, *common)
-        plans.append(Planned(name=run.name, digest=found, words=words, about={"row": run.row.name, "seed": run.seed}))
+    plans, revision = [], folder_revision(start)
+    for one in runs_of(ROWS, None):
+        found = digest(one, settings, revision, fingerprint)
+        words = (sys.executable, str(HERE), "--one", one.row.name, "--seed", str(one.seed), "--digest", found, *common)
+        plans.append(Planned(name=one.name, digest=found, words=words, about={"row": one.row.name, "seed": one.seed}))
     return plans
 
 
@@ -138,19 +122,21 @@ def _told(content: Mapping[str, Any]) -> str:
 
 
 def _one(options: argparse.Namespace) -> int:
-    from real_text.one import do
+    from harness.one import do
+    from real_text.measure import measure
 
     (row,) = choose([options.one])
-    run = Run(row, options.seed)
+    one, settings = Run(row, options.seed), Settings(**json.loads(options.settings))
+    work, folder = options.output / "models" / one.name, str(options.output / "data")
+    trains = row.changes is not None
+    changes = changes_of(one, settings, model=str(options.model), data=folder, output=str(work)) if trains else None
     do(
-        run,
-        Settings(**json.loads(options.settings)),
+        {"digest": options.digest, "row": row.name, "seed": options.seed, "settings": asdict(settings)},
+        changes,
+        lambda model: measure(model, TextCorpus(options.texts), options.texts, settings, rationales=row.rationales),
         start=options.model,
-        texts=options.texts,
-        data=options.output / "data",
-        work=options.output / "models" / run.name,
-        result=result_path(options.output, run.name),
-        digest=options.digest,
+        work=work,
+        result=result_path(options.output, one.name),
     )
     return 0
 

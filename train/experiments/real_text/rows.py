@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from harness.digests import run_digest
 from harness.training import quiet
@@ -140,18 +139,18 @@ def changes_of(run: Run, settings: Settings, *, model: str, data: str, output: s
     ]
 
 
-def digest(run: Run, settings: Settings, start: Path, data: str) -> str:
+def digest(run: Run, settings: Settings, start_revision: str, data: str) -> str:
     """Tells whether a result that is there is the result of this run, see `harness.digests.run_digest`.
 
     Args:
         run: The run.
         settings: Sizes.
-        start: Folder of the start model.
+        start_revision: Hash of the start model's folder.
         data: Hash of all that is trained on and measured, see `real_text.data.fingerprint`.
     """
     changes = None
     if run.row.changes is not None:
         changes = changes_of(run, settings, model="start", data="data", output="output")
     return run_digest(
-        changes, start, rationales=run.row.rationales, settings=asdict(settings), seed=run.seed, data=data
+        changes, start_revision, rationales=run.row.rationales, settings=asdict(settings), seed=run.seed, data=data
     )

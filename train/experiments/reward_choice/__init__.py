@@ -4,10 +4,9 @@
 |---|---|
 | `rows` | the table: what is compared |
 | `start_models` | the two models that runs start from |
-| `one` | one run: train, measure, write one JSON file |
 | `measure` | the columns |
 | `table`, `markdown` | from files to means, deviations and Markdown |
 | `cli` | the command |
 
-Runs side by side, their digests and spreads are the `harness`'s.
+One run, runs side by side, their digests and spreads are the `harness`'s.
 """

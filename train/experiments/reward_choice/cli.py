@@ -12,14 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from grace_st.bulk.lock import LockedError
+from grace_st.fingerprint import folder_revision
 from grace_train.nano.knowledge import load_knowledge
+from harness.command import add_running, interrupt_on_signals, lock, make_runs, positive, run
 from harness.experiment import Experiment, Planned, result_path, write_text
-from harness.options import add_running, interrupt_on_signals, lock, positive
 from harness.pages import fill
 from reward_choice import markdown, start_models
 from reward_choice.rows import ROWS, Row, Run, choose, runs_of
-from reward_choice.settings import SMOKE, Settings, digest
+from reward_choice.settings import SMOKE, Settings, changes_of, digest
 from reward_choice.table import as_json, lines_of
 
 logger = logging.getLogger("experiment")
@@ -33,12 +33,14 @@ def planned(output: Path, settings: Settings, runs: Sequence[Run]) -> list[Plann
     """The runs as the harness makes them; their start models must be there."""
     common = ("--output", str(output), "--settings", json.dumps(asdict(settings)))
     knowledge = load_knowledge().sha256()
+    starts = {one.row.start for one in runs}
+    revisions = {start: folder_revision(start_models.folder_of(start, output)) for start in starts}
     plans = []
-    for run in runs:
-        found = digest(run, settings, start_models.folder_of(run.row.start, output), knowledge)
-        words = (sys.executable, str(HERE), "--one", run.row.key, "--seed", str(run.seed), "--digest", found, *common)
-        about = {"row": run.row.name, "start": run.row.start, "seed": run.seed}
-        plans.append(Planned(name=run.name, digest=found, words=words, about=about))
+    for one in runs:
+        found = digest(one, settings, revisions[one.row.start], knowledge)
+        words = (sys.executable, str(HERE), "--one", one.row.key, "--seed", str(one.seed), "--digest", found, *common)
+        about = {"row": one.row.name, "start": one.row.start, "seed": one.seed}
+        plans.append(Planned(name=one.name, digest=found, words=words, about=about))
     return plans
 
 
@@ -65,16 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """See ``--help``. Returns 1 if a run failed."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if options.one is not None:
-        return _one(options)
-    try:
-        return _run(options)
-    except (ValueError, LockedError) as error:
-        sys.stderr.write(f"reward_choice: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        logger.info("interrupted: the same command goes on")
-        return 130
+    return _one(options) if options.one is not None else run("reward_choice", lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -85,30 +78,23 @@ def _run(options: argparse.Namespace) -> int:
     rows = choose(options.rows or (SMOKE_ROWS if smoke else ()))
     runs = runs_of(rows, 1 if smoke and options.seeds is None else options.seeds)
     if options.list:
-        sys.stdout.write("".join(f"{run.name}\n" for run in runs))
+        sys.stdout.write("".join(f"{one.name}\n" for one in runs))
         return 0
     output = options.output or Path("runs/reward_choice_smoke" if smoke else "runs/reward_choice")
     interrupt_on_signals()
     held = lock(output)
     try:
         if not options.table:
-            starts = {run.row.start for run in runs}
+            starts = {one.row.start for one in runs}
             start_models.make(starts, output, steps=options.pretrain_steps, threads=options.jobs)
         # The table is of all rows that have results, whichever are made now.
         there = [row for row in ROWS if start_models.is_there(row.start, output, options.pretrain_steps)]
         experiment = Experiment(output, planned(output, settings, runs_of(there)), _told)
-        failed = 0
-        try:
-            if not options.table:
-                names = [run.name for run in runs]
-                failed = experiment.make(
-                    names, jobs=options.jobs, limit=options.limit, retry_failed=options.retry_failed
-                )
-        except KeyboardInterrupt:
-            write_table(output, settings, there, experiment.contents(), publish=False)
-            raise
-        write_table(output, settings, there, experiment.contents(), publish=options.publish)
-        return 1 if failed else 0
+
+        def table(publish: bool) -> None:
+            write_table(output, settings, there, experiment.contents(), publish=publish)
+
+        return make_runs(experiment, [one.name for one in runs], options, table)
     finally:
         held.release()
 
@@ -119,17 +105,26 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _one(options: argparse.Namespace) -> int:
-    from reward_choice.one import do
+    from harness.one import do
+    from reward_choice.measure import measure
 
     row = next(row for row in ROWS if row.key == options.one)
-    run, settings = Run(row, options.seed), Settings(**json.loads(options.settings))
+    settings = Settings(**json.loads(options.settings))
+    start, name = start_models.folder_of(row.start, options.output), Run(row, options.seed).name
+    work = options.output / "models" / name
     do(
-        run,
-        settings,
-        start=start_models.folder_of(row.start, options.output),
-        work=options.output / "models" / run.name,
-        result=result_path(options.output, run.name),
-        digest=options.digest,
+        {
+            "digest": options.digest,
+            "row": row.name,
+            "start": row.start,
+            "seed": options.seed,
+            "settings": asdict(settings),
+        },
+        changes_of(Run(row, options.seed), settings, model=str(start), output=str(work)) if row.is_trained else None,
+        lambda folder: measure(folder, row, settings),
+        start=start,
+        work=work,
+        result=result_path(options.output, name),
     )
     return 0
 

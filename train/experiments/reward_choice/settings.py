@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from harness.digests import run_digest
 from harness.training import quiet
@@ -63,19 +62,19 @@ def changes_of(run: Run, settings: Settings, *, model: str, output: str) -> list
     ]
 
 
-def digest(run: Run, settings: Settings, start: Path, knowledge_sha256: str) -> str:
+def digest(run: Run, settings: Settings, start_revision: str, knowledge_sha256: str) -> str:
     """Tells whether a result that is there is the result of this run, see `harness.digests.run_digest`.
 
     Args:
         run: The run.
         settings: Sizes.
-        start: Folder of the start model.
+        start_revision: Hash of the start model's folder.
         knowledge_sha256: Of the knowledge base, which training and held-out texts are made from.
     """
     row = run.row
     return run_digest(
         changes_of(run, settings, model="start", output="output") if row.is_trained else None,
-        start,
+        start_revision,
         measured={"budget": row.budget, "span": row.span, "system_prompt": row.system_prompt},
         settings=asdict(settings),
         seed=run.seed,

@@ -46,33 +46,26 @@ _KEY_WORDS = 4
 
 def about_question(item: Answer, style: Style, rng: random.Random) -> str:
     """A rationale about a medical question."""
-    asked = _KINDS.get(item.kind, item.kind)
     if style == "vague":
         return "<think>A question about health.</think>\nThe text asks for medical advice."
-    if style == "medium":
-        medium = (
-            (2, "<think>The subject is {focus}.</think>\nThe text asks about {focus}."),
-            (1, "<think>The subject is {focus}.</think>\nIt asks {asked}."),
-        )
-        return choose(medium, rng).format(focus=item.focus, asked=asked)
     opening = " ".join(item.answer.split()[:_OPENING_WORDS])
-    thought = f"The subject is {item.focus}, and {asked}. An answer could begin: {opening}"
-    return f"<think>{thought}</think>\nAbout {item.focus}: {asked}."
+    return _medical(item, style, rng, ("asks about", "asks"), f"An answer could begin: {opening}")
 
 
 def about_answer(item: Answer, style: Style, rng: random.Random) -> str:
     """A rationale about a medical answer: what it would be asked for."""
-    asked = _KINDS.get(item.kind, item.kind)
     if style == "vague":
         return "<think>A note about health.</think>\nThe text gives medical advice."
-    if style == "medium":
-        medium = (
-            (2, "<think>The subject is {focus}.</think>\nThe text is about {focus}."),
-            (1, "<think>The subject is {focus}.</think>\nIt tells {asked}."),
-        )
-        return choose(medium, rng).format(focus=item.focus, asked=asked)
-    thought = f"The subject is {item.focus}, and {asked}. It answers: {item.question}"
-    return f"<think>{thought}</think>\nAbout {item.focus}: {asked}."
+    return _medical(item, style, rng, ("is about", "tells"), f"It answers: {item.question}")
+
+
+def _medical(item: Answer, style: Style, rng: random.Random, verbs: tuple[str, str], other_side: str) -> str:
+    about, what = verbs
+    asked = _KINDS.get(item.kind, item.kind)
+    if style == "full":
+        return f"<think>The subject is {item.focus}, and {asked}. {other_side}</think>\nAbout {item.focus}: {asked}."
+    statement = choose(((2, f"The text {about} {item.focus}."), (1, f"It {what} {asked}.")), rng)
+    return f"<think>The subject is {item.focus}.</think>\n{statement}"
 
 
 def about_utterance(item: Utterance, style: Style) -> str:

@@ -1,12 +1,18 @@
-"""What the experiments' commands have in common: numbers that are checked, signals, one command at a time."""
+"""What the experiments' commands have in common: options, errors in one line, interruption, one at a time."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from grace_st.bulk.lock import FolderLock
+from grace_st.bulk.lock import FolderLock, LockedError
+from harness.experiment import Experiment
+
+logger = logging.getLogger("experiment")
 
 
 def positive(text: str) -> int:
@@ -38,6 +44,51 @@ def add_running(parser: argparse.ArgumentParser, output: str) -> None:
     for name in ("--one", "--settings", "--digest"):  # what a run's own process is told
         parser.add_argument(name, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+
+
+def run(name: str, work: Callable[[], int]) -> int:
+    """Do a command's work; errors of its user are one line.
+
+    Args:
+        name: Of the command.
+        work: Returns the exit code.
+
+    Returns:
+        The exit code: 2 for a wrong command, 130 for one that was interrupted.
+    """
+    try:
+        return work()
+    except (ValueError, LockedError) as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        logger.info("interrupted: the same command goes on")
+        return 130
+
+
+def make_runs(
+    experiment: Experiment, names: Sequence[str], options: argparse.Namespace, write_table: Callable[[bool], None]
+) -> int:
+    """Make the runs that are left, and the table.
+
+    Args:
+        experiment: All runs.
+        names: Those that are wanted.
+        options: Of `add_running`.
+        write_table: Writes the table, and publishes it if it is told to: not after an interruption.
+
+    Returns:
+        The exit code: 1 if a run failed.
+    """
+    failed = 0
+    try:
+        if not options.table:
+            failed = experiment.make(names, jobs=options.jobs, limit=options.limit, retry_failed=options.retry_failed)
+    except KeyboardInterrupt:
+        write_table(False)
+        raise
+    write_table(options.publish)
+    return 1 if failed else 0
 
 
 def interrupt_on_signals() -> None:
