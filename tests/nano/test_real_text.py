@@ -206,6 +206,13 @@ def test_presets_say_what_they_need(arguments: list[str], said: str, capsys: pyt
     assert said in capsys.readouterr().err
 
 
+def test_missing_texts_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--output", str(tmp_path / "out"), "--preset", "nano-text", "--text", str(tmp_path)])
+    assert "medquad_qa.jsonl.gz: put it there; it is from MedQuAD" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
 def test_variants_of_a_name_are_held_out_together() -> None:
     names = ("Breast Cancer", "breast cancers", "Male Breast Cancer", "Breast cancer (women)", "Breast cancer type 2")
     assert len({subject_key(name) for name in names}) == 1

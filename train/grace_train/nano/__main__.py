@@ -19,7 +19,7 @@ from grace_train.nano.corpus import Corpus
 from grace_train.nano.knowledge import load_knowledge
 from grace_train.nano.presets import PRESETS, Preset
 from grace_train.nano.pretrain import PretrainConfig, SampleSource, pretrain
-from grace_train.nano.real_text import TextCorpus
+from grace_train.nano.real_text import SourceError, TextCorpus
 from grace_train.nano.real_text import evaluate as real_text
 from grace_train.nano.tokenizer import train_tokenizer
 
@@ -40,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--preset {options.preset} {'needs' if preset.real_text else 'does not use'} --text DIR")
     if preset.real_text and options.knowledge is not None:
         parser.error(f"--preset {options.preset} does not use --knowledge")
-    corpus = _corpus(preset, options)
+    try:
+        corpus = _corpus(preset, options)
+    except SourceError as error:
+        parser.error(str(error))
     if options.stage in ("all", "tokenizer") and not (options.resume and (output / "tokenizer").exists()):
         make_tokenizer(corpus, output, preset)
     if options.stage in ("all", "train"):

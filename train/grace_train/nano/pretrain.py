@@ -396,7 +396,7 @@ def _restore(path: Path, weights: MasterWeights, config: PretrainConfig, data: s
         raise ValueError(
             f"{path} was made with other settings ({', '.join(changed)}); use those, or run without --resume."
         )
-    if state["data"] != data:
+    if state.get("data") != data:
         raise ValueError(f"{path} was made with other texts or another tokenizer; use those, or run without --resume.")
     weights.load_state_dict(state)
     return int(state["step"])
