@@ -24,6 +24,7 @@ with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(FOLDER))
     import grace_steps
     import second_pass
+    import step_figures
     import stepping
     import train_step
 
@@ -41,32 +42,32 @@ def answer(seconds: float, sampled: int = 4, updated: int = 4, **parts: float) -
 def test_ratios_are_taken_within_rounds() -> None:
     # The machine is ten times slower in the second round, which must not show.
     answers = {"trained": [answer(1.0), answer(10.0)], "trl_trivial": [answer(2.0), answer(20.0)]}
-    found = train_step.ratios(answers, per=None)
+    found = step_figures.ratios(answers, per=None)
     assert found == {"trained / trl_trivial": {"median": 0.5, "min": 0.5, "max": 0.5}}
     answers["trained"][0]["cpu_seconds"] = answers["trained"][1]["cpu_seconds"] = 40.0
-    assert train_step.ratios(answers, per=None, cost="cpu_seconds")["trained / trl_trivial"]["max"] == 10
+    assert step_figures.ratios(answers, per=None, cost="cpu_seconds")["trained / trl_trivial"]["max"] == 10
 
 
 def test_ratios_per_rollout_count_what_each_side_sampled() -> None:
     answers = {"whole": [answer(3.0, sampled=6)], "trl_trivial": [answer(2.0, sampled=2)]}
-    assert train_step.ratios(answers, per=None)["whole / trl_trivial"]["median"] == 1.5
-    assert train_step.ratios(answers, per="sampled")["whole / trl_trivial"]["median"] == 0.5
+    assert step_figures.ratios(answers, per=None)["whole / trl_trivial"]["median"] == 1.5
+    assert step_figures.ratios(answers, per="sampled")["whole / trl_trivial"]["median"] == 0.5
 
 
 def test_a_comparison_says_what_was_done_in_a_step() -> None:
-    found = train_step.comparison({"whole": [answer(2.0, 8, 4, sampling=1.0, update=0.5)] * 3})
+    found = step_figures.comparison({"whole": [answer(2.0, 8, 4, sampling=1.0, update=0.5)] * 3})
     assert found["rollouts_per_step"] == {"whole": {"sampled": 8, "updated": 4}}
     assert found["milliseconds_per_sampled_rollout"]["whole"]["median"] == 250
     assert found["shares"] == {"whole": {"sampling": 0.5, "update": 0.25, "rest": 0.25}}
     assert found["peak_mb"] == {"whole": 5}
     with pytest.raises(ValueError, match=r"differ in sampled: \[4, 8\]"):
-        train_step.comparison({"whole": [answer(1.0, sampled=8), answer(1.0, sampled=4)]})
+        step_figures.comparison({"whole": [answer(1.0, sampled=8), answer(1.0, sampled=4)]})
 
 
 def test_growth_is_one_where_cost_is_linear() -> None:
-    linear = train_step.growth({2: [answer(1.0, 4), answer(3.0, 4)], 8: [answer(4.0, 16), answer(12.0, 16)]})
+    linear = step_figures.growth({2: [answer(1.0, 4), answer(3.0, 4)], 8: [answer(4.0, 16), answer(12.0, 16)]})
     assert linear["8"]["cost_per_sampled_rollout_over_smallest"] == {"median": 1, "min": 1, "max": 1}
-    square = train_step.growth({2: [answer(1.0, 4)], 8: [answer(16.0, 16)]})
+    square = step_figures.growth({2: [answer(1.0, 4)], 8: [answer(16.0, 16)]})
     assert square["8"]["cost_per_sampled_rollout_over_smallest"]["median"] == 4
 
 
@@ -87,10 +88,10 @@ def test_turns_rotate_and_first_steps_do_not_count() -> None:
 
 def test_the_tables_show_medians() -> None:
     answers = {"trained": [answer(1.0, sampling=0.5)], "trl_trivial": [answer(2.0, sampling=0.5)]}
-    text = train_step.tables(
+    text = step_figures.tables(
         {
-            "comparison": {"24": train_step.comparison(answers)},
-            "growth": {"batch_size": train_step.growth({2: [answer(1.0)], 4: [answer(3.0, 8)]})},
+            "comparison": {"24": step_figures.comparison(answers)},
+            "growth": {"batch_size": step_figures.growth({2: [answer(1.0)], 4: [answer(3.0, 8)]})},
         }
     )
     assert "| trained | 1.00 | 4 | 4 | 250.0 (250.0 to 250.0) | 5 |" in text
