@@ -242,9 +242,10 @@ def test_an_interrupted_model_goes_on(model: grace_st.GraceModel) -> None:
 
 
 POOL = """
-import sys
+import signal, sys
 import grace_st
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     model = grace_st.load(sys.argv[1], device="cpu")
     pool = model.start_multi_process_pool(["cpu", "cpu"])
     model.encode(["warm"] * 8, pool=pool, chunk_size=4)
