@@ -28,6 +28,7 @@ from verl.utils.device import auto_set_device
 
 from grace_train.options import ConfigError
 from grace_train.verl_engine.jobs import ClusterError, Job, Written
+from grace_train.verl_engine.ray_start import start_ray
 from grace_train.verl_engine.requirements import on_cpu
 
 T = TypeVar("T")
@@ -75,7 +76,7 @@ class Cluster:
         limit: Seconds that any one wait may take.
 
     Raises:
-        ClusterError: It does not come up in time.
+        ClusterError: It does not come up in time, or Ray does not start.
         ConfigError: Ray has fewer GPUs than asked for, or another run of verl is at work there.
     """
 
@@ -109,7 +110,7 @@ class Cluster:
         )
         if options.get("address") is not None:  # of a cluster that runs already, nothing can be chosen
             options = {key: options[key] for key in ("address", "runtime_env", "log_to_driver")}
-        ray.init(**options)  # not in another thread: the processes that it starts end with the thread that started them
+        start_ray(options)
         self._check_gpus()
         self._check_alone()
         OmegaConf.resolve(config)

@@ -80,7 +80,7 @@ class _CpuModule(types.ModuleType):
         return "cpu"
 
     def mem_get_info(self, *_: Any) -> tuple[int, int]:
-        import psutil  # type: ignore[import-untyped]
+        import psutil
 
         memory = psutil.virtual_memory()
         return memory.available, memory.total
