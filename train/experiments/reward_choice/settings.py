@@ -47,10 +47,10 @@ def changes_of(run: Run, settings: Settings, *, model: str, output: str) -> list
         model: Folder of the start model.
         output: Folder that is written.
     """
-    fractions = {"steps=half": max(1, settings.steps // 2), "steps=double": 2 * settings.steps}
-    if settings == SMOKE:  # baselines have step counts of their own
-        fractions |= {"steps=300": settings.steps}
-    own = [f"steps={fractions[change]}" if change in fractions else change for change in run.row.changes or ()]
+    own = list(run.row.changes or ())
+    if settings == SMOKE:  # whatever steps the row has of its own
+        own = [change for change in own if not change.startswith("steps=")]
+    own = [f"steps={2 * settings.steps}" if change == "steps=double" else change for change in own]
     return [
         f"steps={settings.steps}",
         f"batch_size={settings.batch_size}",
