@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.experiment import Experiment, Planned
+from harness import recorded
+from harness.experiment import Experiment, Planned, result_path
 from harness.jobs import Job, run_all
 from harness.pages import fill
 from harness.spread import difference, spread
@@ -109,7 +110,7 @@ def test_runs_are_made_once_and_a_failure_is_kept(tmp_path: Path) -> None:
     runs = [plan(tmp_path, "a"), plan(tmp_path, "b", "import sys; sys.exit('bad luck')"), plan(tmp_path, "c", "pass")]
     experiment = Experiment(tmp_path, runs, lambda content: str(content["x"]))
     assert experiment.make(jobs=2, limit=60, retry_failed=False) == 2
-    assert [content["status"] for content in experiment.contents()] == ["done", "failed", "failed"]
+    assert [content["status"] for content in experiment.results().values()] == ["done", "failed", "failed"]
     failed = json.loads(experiment.path("b").read_text(encoding="utf-8"))
     assert (failed["row"], failed["cause"]) == ("b", "exit code 1: bad luck")
     assert json.loads(experiment.path("c").read_text(encoding="utf-8"))["cause"].startswith("it ended without a result")
@@ -133,4 +134,42 @@ def test_a_file_of_other_settings_does_not_count(tmp_path: Path) -> None:
     changed = [plan(tmp_path, "a", digest="other")]
     experiment = Experiment(tmp_path, changed, str)
     assert experiment.left(retry_failed=False) == changed
-    assert experiment.contents() == []
+    assert experiment.results() == {}
+
+
+def test_recorded_runs_are_not_made_again_elsewhere(tmp_path: Path) -> None:
+    records, here, elsewhere = tmp_path / "runs.jsonl", tmp_path / "here", tmp_path / "elsewhere"
+    contents = {
+        "a": {
+            "status": "done",
+            "digest": "d",
+            "figures": {"dev": {"per_query": [1 / 3, 1]}},
+            "training": {"reward/hard_std": {"first": 2 / 3}, "time/step": {"first": 1.0}},
+        },
+        "b": {"status": "done", "digest": "d", "figures": {}, "training": None},
+        "c": {"status": "failed", "digest": "d", "cause": "bad luck"},
+    }
+    recorded.record(records, contents, ["a", "b", "c"])
+    experiment = Experiment(elsewhere, [plan(elsewhere, name) for name in "abc"], str)
+    assert recorded.restore(records, elsewhere, experiment.runs) == 2
+    assert [run.name for run in experiment.left(retry_failed=False)] == ["c"]
+    found = experiment.results()["a"]
+    assert found["figures"] == {"dev": {"per_query": [0.333333, 1]}}
+    assert found["training"] == {"reward/hard_std": {"first": 0.666667}}  # what tables show
+    # Results that are there, and those of other settings, are left alone.
+    result_path(elsewhere, "a").write_text('{"digest": "d", "status": "done"}', encoding="utf-8")
+    assert recorded.restore(records, elsewhere, experiment.runs) == 0
+    others = Experiment(here, [plan(here, "a", digest="other"), plan(here, "b")], str)
+    assert recorded.restore(records, here, others.runs) == 1
+    assert [run.name for run in others.left(retry_failed=False)] == ["a"]
+
+
+def test_records_of_runs_that_cannot_be_planned_here_stay(tmp_path: Path) -> None:
+    records = tmp_path / "runs.jsonl"
+    done = {"status": "done", "digest": "d", "figures": {}, "training": None}
+    recorded.record(records, {"b": done, "a": done}, ["a", "b"])
+    recorded.record(records, {"a": {**done, "digest": "new"}}, ["a", "c"])
+    assert [(name, line["digest"]) for name, line in recorded.read(records).items()] == [("a", "new"), ("b", "d")]
+    recorded.record(records, {}, ["a", "b"])
+    assert recorded.read(records) == {}
+    assert recorded.read(tmp_path / "none.jsonl") == {}

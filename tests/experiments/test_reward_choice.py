@@ -193,7 +193,7 @@ def test_runs_of_other_settings_are_not_in_the_table(tmp_path: Path) -> None:
         told = {**content(run.row.name, run.seed, 0.5), "digest": plan.digest}
         experiment.path(run.name).write_text(json.dumps(told), encoding="utf-8")
     rows = [runs[0].row, runs[1].row]
-    write_table(tmp_path, Settings(), rows, experiment.contents(), publish=False)
+    write_table(tmp_path, Settings(), rows, list(experiment.results().values()), publish=False)
     written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert [(row["key"], row["figures"]["dev/ndcg@10"]["n"]) for row in written["rows"]] == [
         ("vague-reasoning", 1),

@@ -73,11 +73,11 @@ class Experiment:
             return False
         return content["status"] == "done" or (content.get("is_final", True) and not retry_failed)
 
-    def contents(self) -> list[dict[str, Any]]:
-        """The files of all runs that ended, of these settings, in the order of the runs."""
+    def results(self) -> dict[str, dict[str, Any]]:
+        """The files of all runs that ended, of these settings, by name, in the order of the runs."""
         paths = [(run, self.path(run.name)) for run in self.runs]
         read = [(run, json.loads(path.read_text(encoding="utf-8"))) for run, path in paths if path.is_file()]
-        return [content for run, content in read if content["digest"] == run.digest]
+        return {run.name: content for run, content in read if content["digest"] == run.digest}
 
     def note_failure(self, run: Planned, cause: str, *, is_final: bool = True) -> None:
         """Keep why a run failed."""

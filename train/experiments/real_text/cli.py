@@ -16,7 +16,7 @@ from grace_st.config import CONFIG_NAME
 from grace_st.fingerprint import folder_revision
 from grace_train.nano.presets import PRESETS
 from grace_train.nano.real_text import TextCorpus
-from harness import start_models
+from harness import recorded, start_models
 from harness.command import add_running, interrupt_on_signals, lock, make_runs, run
 from harness.experiment import Experiment, Planned, result_path, write_text
 from harness.pages import fill
@@ -27,6 +27,7 @@ from real_text.table import as_json, lines_of, page
 logger = logging.getLogger("experiment")
 
 HERE = Path(__file__).resolve().parent
+RECORDS = HERE / "runs.jsonl"
 PAGE = HERE.parents[2] / "docs" / "what-the-reward-trains.md"
 BLOCK = "real-text-table"
 SMOKE_STEPS = 2  # of a start model that is only to be there
@@ -54,11 +55,15 @@ def _run(options: argparse.Namespace) -> int:
         data.write(corpus, output / "data", settings.rows)
         fingerprint = data.fingerprint(corpus, options.texts, output / "data", settings)
         start = _start(options, output)
-        experiment = Experiment(output, _planned(options, output, start, settings, fingerprint), _told)
+        plans = _planned(options, output, start, settings, fingerprint)
+        experiment = Experiment(output, plans, _told)
+        recorded.restore(RECORDS, output, plans)
         names = [one.name for one in runs_of(rows, 1 if options.smoke else options.seeds)]
 
         def table(publish: bool) -> None:
             _write_table(options, output, settings, start, experiment, publish=publish)
+            if publish:
+                recorded.record(RECORDS, experiment.results(), {plan.name for plan in plans})
 
         return make_runs(experiment, names, options, table)
     finally:
@@ -68,7 +73,7 @@ def _run(options: argparse.Namespace) -> int:
 def _write_table(
     options: argparse.Namespace, output: Path, settings: Settings, start: Path, experiment: Experiment, *, publish: bool
 ) -> None:
-    lines = lines_of(ROWS, experiment.contents())
+    lines = lines_of(ROWS, list(experiment.results().values()))
     model = {"preset": options.preset} if options.model is None else {"folder": str(options.model)}
     text = json.dumps(as_json(lines, settings, {**model, "revision": folder_revision(start)}), indent=1) + "\n"
     for folder in (output, HERE) if publish else (output,):

@@ -14,6 +14,7 @@ from typing import Any
 
 from grace_st.fingerprint import folder_revision
 from grace_train.nano.knowledge import load_knowledge
+from harness import recorded
 from harness.command import add_running, interrupt_on_signals, lock, make_runs, positive, run
 from harness.experiment import Experiment, Planned, result_path, write_text
 from harness.pages import fill
@@ -25,6 +26,7 @@ from reward_choice.table import as_json, lines_of
 logger = logging.getLogger("experiment")
 
 HERE = Path(__file__).resolve().parent
+RECORDS = HERE / "runs.jsonl"
 PAGE = HERE.parents[2] / "docs" / "what-the-reward-trains.md"
 SMOKE_ROWS = ("vague-reasoning", "vague-cl", "vague-per-rollout")
 
@@ -87,12 +89,23 @@ def _run(options: argparse.Namespace) -> int:
         if not options.table:
             starts = {one.row.start for one in runs}
             start_models.make(starts, output, steps=options.pretrain_steps, threads=options.jobs)
-        # The table is of all rows that have results, whichever are made now.
+        # The table is of all rows that have results, whichever are made now. Records of another start model than those
+        # that are here cannot be compared with it: they count only where it is not there at all.
         there = [row for row in ROWS if start_models.is_there(row.start, output, options.pretrain_steps)]
-        experiment = Experiment(output, planned(output, settings, runs_of(there)), _told)
+        plans = planned(output, settings, runs_of(there))
+        experiment, names = Experiment(output, plans, _told), {plan.name for plan in plans}
+        recorded.restore(RECORDS, output, plans)
 
         def table(publish: bool) -> None:
-            write_table(output, settings, there, experiment.contents(), publish=publish)
+            results = experiment.results()
+            if settings == Settings():
+                elsewhere = {name: content for name, content in recorded.read(RECORDS).items() if name not in names}
+                contents = [*results.values(), *elsewhere.values()]
+            else:
+                contents = list(results.values())
+            write_table(output, settings, ROWS, contents, publish=publish)
+            if publish:
+                recorded.record(RECORDS, results, names)
 
         return make_runs(experiment, [one.name for one in runs], options, table)
     finally:
