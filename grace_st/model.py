@@ -18,6 +18,7 @@ from grace_st.card import GraceModelCardData
 from grace_st.config import CONFIG_NAME
 from grace_st.encoding import WINDOW, Encoding, check_texts, encode_with_rationales
 from grace_st.engines.base import Progress
+from grace_st.explain import Explanation, RankingExplanation, explain_pair, explain_ranking
 from grace_st.module import SHIM_TYPE, GenerateThenPool, reporting_progress
 from grace_st.paths import local_or_hub
 from grace_st.store import RationaleStore
@@ -34,7 +35,7 @@ class GraceModel(SentenceTransformer):
 
     On the same folder it gives the vectors of the stock class. It differs in this:
 
-    - `encode_with_rationales` is a method.
+    - `encode_with_rationales`, `explain` and `explain_ranking` are methods.
     - ``batch_size`` defaults to what suits the engine, and the progress bar counts texts.
     - Inputs are checked before work starts, and one warning counts all texts that were too long.
     - ``encode([])`` has shape ``[0, d]``.
@@ -68,6 +69,14 @@ class GraceModel(SentenceTransformer):
             store=store,
             **options,
         )
+
+    def explain(self, text_a: str, text_b: str, **options: Any) -> Explanation:
+        """Why two texts are as close as they are, see `grace_st.explain.explain_pair`."""
+        return explain_pair(self, text_a, text_b, **options)
+
+    def explain_ranking(self, query: str, documents: Sequence[str], **options: Any) -> RankingExplanation:
+        """Why documents stand in this order for a query, see `grace_st.explain.explain_ranking`."""
+        return explain_ranking(self, query, documents, **options)
 
     def start_multi_process_pool(
         self, target_devices: list[str] | None = None
