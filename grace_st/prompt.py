@@ -8,7 +8,6 @@ nothing in a text can open or close a turn. Knows tokenizers and templates, not 
 from __future__ import annotations
 
 import copy
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -168,8 +167,7 @@ class RepresentationPrompt:
         for count in range(1, len(ids)):
             shown = self.decode(ids[:count])
             # Where a character is not complete, or a later token changes what is shown, the shown part ends earlier.
-            agreed = len(shown) if whole.startswith(shown) else len(os.path.commonprefix([shown, whole]))
-            ends.append(max(ends[-1], agreed))
+            ends.append(max(ends[-1], _agreement(shown, whole)))
         return list(pairwise([*ends, len(whole)])) if ids else []
 
     def rationale_ids(self, rationale: str) -> tuple[int, ...]:
@@ -233,6 +231,13 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _agreement(one: str, other: str) -> int:
+    """How many characters two strings begin with in common."""
+    if other.startswith(one):
+        return len(one)
+    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(other))
 
 
 def encodable(text: str) -> str:

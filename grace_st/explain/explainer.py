@@ -63,10 +63,8 @@ def explain_pair(
     if rationales is not None and (isinstance(rationales, str) or len(rationales) != 2):
         raise ValueError(f"rationales must be a pair, one for each text, got {rationales!r:.80}")
     instructions = [instruction_of(model, *chosen) for chosen in zip(prompts, names, strict=True)]
-    if rationales is None:
-        budget = module.sampling(**options).max_new_tokens  # refuses what is wrong before work starts
-    else:
-        budget = None
+    # Also refuses what is wrong before work starts.
+    budget = module.sampling(**options).max_new_tokens if rationales is None else None
     reader = _Reader(model, module, budget)
     with one_truncation_warning():
         # Together where they can be, so that equal texts are generated once and others side by side.
@@ -226,9 +224,7 @@ class _Reader:
     def read(self, text: str, instruction: str | None, encoding: Encoding) -> _Reading:
         module = self.module
         # Not `prompts_of`: the text has been counted and logged when it was encoded.
-        (prompt,) = module.prompt.tokenize(
-            [text], max_seq_length=module.config.max_seq_length, instruction=instruction
-        )
+        (prompt,) = module.prompt.tokenize([text], max_seq_length=module.config.max_seq_length, instruction=instruction)
         states = module.token_states(prompt, encoding.rationale_ids).double().numpy()[:, : self.model.truncate_dim]
         last = len(prompt.ids) - 1
         engine = module.engine

@@ -54,21 +54,23 @@ def ranking_page(ranking: RankingExplanation) -> str:
                 "pair": pair,
             }
         )
-    leads = []
-    for over in range(1, len(documents)):
-        values = ranking.lead(over)
-        leads.append(
-            {
-                "rank": over + 1,
-                "total": float(values.sum()),
-                "cells": [_cell(value, _largest(values)) for value in values],
-            }
-        )
+    differences = shares[:1] - shares[1:]
+    leads = [
+        {
+            "rank": rank,
+            "total": float(row.sum()),
+            "cells": [_cell(value, _largest(differences)) for value in row],
+        }
+        for rank, row in enumerate(differences, start=2)
+    ]
+    query: dict[str, Any] = _side(ranking.query, shares[0], "Query", "Q")
+    best = int(differences[0].argmax()) if len(leads) else 0
     return _render(
         "ranking.html.jinja",
-        query=_side(ranking.query, shares[0], "Query", "Q"),
+        query=query,
         documents=documents,
         leads=leads,
+        best={"span": query["spans"][best], "value": float(differences[0, best]) if leads else 0.0},
         count=ranking.count,
     )
 
@@ -82,17 +84,18 @@ def _pair(explanation: Explanation, prefix: str, a: tuple[str, str], b: tuple[st
         "without them": explanation.prompt_cosine,
         "the rationales alone": explanation.rationale_cosine,
     }
-    composition = explanation.composition()
+    composition: list[dict[str, Any]] = [
+        {"name": name, "bar": _bar(value, _largest(list(explanation.composition().values())))}
+        for name, value in explanation.composition().items()
+    ]
     return {
         "prefix": prefix,
         "sides": sides,
         "cosine": explanation.cosine,
         "change": explanation.cosine - explanation.prompt_cosine,
         "cosines": [{"name": name, "bar": _bar(value, 1.0)} for name, value in cosines.items()],
-        "composition": [
-            {"name": name, "bar": _bar(value, _largest(list(composition.values())))}
-            for name, value in composition.items()
-        ],
+        "composition": composition,
+        "largest_part": max(composition, key=lambda row: row["bar"]["value"] * np.sign(explanation.cosine)),
         "has_rationales": bool(explanation.a.rationale_tokens or explanation.b.rationale_tokens),
         "matrix": [
             [
@@ -160,7 +163,7 @@ def _bar(value: float, largest: float) -> dict[str, Any]:
 
 def _largest(values: np.ndarray | Sequence[float]) -> float:
     """The largest size, as a divisor."""
-    return float(np.abs(np.asarray(values)).max()) or 1.0
+    return float(np.abs(np.asarray(values)).max(initial=0)) or 1.0
 
 
 # ------------------------------------------------------------------ rendering
@@ -169,12 +172,16 @@ def _largest(values: np.ndarray | Sequence[float]) -> float:
 def _render(template: str, **values: Any) -> str:
     script = _read("explain.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _environment().get_template(template).render(
-        style=_read("explain.css"),
-        script=script,
-        script_hash=f"sha256-{digest}",
-        version=__version__,
-        **values,
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            style=_read("explain.css"),
+            script=script,
+            script_hash=f"sha256-{digest}",
+            version=__version__,
+            **values,
+        )
     )
 
 

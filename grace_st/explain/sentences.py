@@ -12,11 +12,17 @@ from itertools import pairwise
 Range = tuple[int, int]
 """First and last character (exclusive)."""
 
-# A line break ends a sentence. So do marks like ".", with closing quotes and brackets behind them, before white space;
-# and the full-width marks of Chinese and Japanese, which no white space follows.
-# Possessive, and only from the first mark of a run, so that long runs of marks take linear time.
+# Full stop, exclamation and question marks, ellipsis, Arabic question mark, danda.
+_MARKS = ".!?\N{HORIZONTAL ELLIPSIS}\N{ARABIC QUESTION MARK}\N{DEVANAGARI DANDA}"
+_CLOSERS = "\"'\N{RIGHT DOUBLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}»)\\]"
+# Those of Chinese and Japanese, which no white space follows.
+_WIDE_MARKS = "\N{IDEOGRAPHIC FULL STOP}\N{FULLWIDTH EXCLAMATION MARK}\N{FULLWIDTH QUESTION MARK}"
+_WIDE_CLOSERS = _CLOSERS + "\N{RIGHT CORNER BRACKET}\N{RIGHT WHITE CORNER BRACKET}\N{FULLWIDTH RIGHT PARENTHESIS}"
+
+# A line break ends a sentence, and so do marks with what closes quotes and brackets behind them. Possessive, and only
+# from the first mark of a run, so that long runs of marks take linear time.
 _END = re.compile(
-    r"""\n\s*+ | (?<![.!?…؟।])[.!?…؟।]++["'”’»)\]]*+\s++ | (?<![。！？｡])[。！？｡]++[”’」』）]*+\s*+""", re.VERBOSE
+    rf"\n\s*+|(?<![{_MARKS}])[{_MARKS}]++[{_CLOSERS}]*+\s++|(?<![{_WIDE_MARKS}])[{_WIDE_MARKS}]++[{_WIDE_CLOSERS}]*+\s*+"
 )
 _WORD = re.compile(r"\w")
 

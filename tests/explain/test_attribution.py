@@ -62,7 +62,9 @@ def test_a_pair_of_spans_has_the_sum_of_its_pairs_of_tokens(texts: object) -> No
                 for i in range(ends_a[a], ends_a[a + 1])
                 for j in range(ends_b[b], ends_b[b + 1])
             )
-            assert math.isclose(shares[a, b], wanted / length, rel_tol=1e-6, abs_tol=1e-6 * max(1, abs(wanted / length)))
+            assert math.isclose(
+                shares[a, b], wanted / length, rel_tol=1e-6, abs_tol=1e-6 * max(1, abs(wanted / length))
+            )
 
 
 def test_strengths_are_the_cosine_on_the_weighted_average() -> None:

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from grace_st.explain.sentences import sentences
 from grace_st.explain.spans import sentence_spans
 
-PIECES = st.lists(st.sampled_from([*"ab .!?\n\t'\")1é日。！🙂", "e.g. ", "Mr. ", "...", "</think>", "\r\n"]), max_size=40)
+PIECES = st.lists(
+    st.sampled_from([*"ab .!?\n\t'\")1é日。！🙂", "e.g. ", "Mr. ", "...", "</think>", "\r\n"]), max_size=40
+)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ for (const pair of document.querySelectorAll(".pair")) {
   };
   const paint = (element, value, largest) => {
     element.style.setProperty("--w", largest > 0 ? Math.abs(value) / largest : 0);
-    element.classList.toggle("neg", value < 0);
+    element.classList.toggle("neg", value <= -0.0005); // what is not shown as 0
     const place = element.querySelector(".value") || element;
     place.textContent = shown(value);
   };
