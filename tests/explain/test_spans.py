@@ -12,7 +12,10 @@ from grace_st.explain.sentences import sentences
 from grace_st.explain.spans import sentence_spans
 
 PIECES = st.lists(
-    st.sampled_from([*"ab .!?\n\t'\")1é日。！🙂", "e.g. ", "Mr. ", "...", "</think>", "\r\n"]), max_size=40
+    st.sampled_from(
+        [*"ab .!?\n\t'\")1é日。🙂", "\N{FULLWIDTH EXCLAMATION MARK}", "e.g. ", "Mr. ", "...", "</think>", "\r\n"]
+    ),
+    max_size=40,
 )
 
 
