@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -24,6 +25,17 @@ def find() -> str | None:
     return shutil.which(os.environ.get("CHROMIUM", "")) or next(filter(None, map(shutil.which, NAMES)), None)
 
 
+# It reads commands from descriptor 3 and writes answers to 4. Out of the way first: one of ours may be 3 or 4.
+_TAKE_PIPES = """
+import fcntl, os, sys
+pipes = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for number, pipe in enumerate(pipes, start=3):
+    os.dup2(pipe, number)
+    os.close(pipe)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
 class Browser:
     """One page of one browser. Use it as a context manager."""
 
@@ -31,12 +43,11 @@ class Browser:
         self._profile = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
         read_commands, self._commands = os.pipe()
         self._answers, write_answers = os.pipe()
-        # It reads commands from descriptor 3 and writes answers to 4.
-        line = f'exec "$@" 3<&{read_commands} 4>&{write_answers}'
         options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--mute-audio")
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", line, "sh", executable, *options, "--no-first-run", "--remote-debugging-pipe",
-             "--hide-scrollbars", f"--user-data-dir={self._profile.name}", "about:blank"],
+            [sys.executable, "-S", "-c", _TAKE_PIPES, str(read_commands), str(write_answers), executable, *options,
+             "--no-first-run", "--hide-scrollbars", "--remote-debugging-pipe",
+             f"--user-data-dir={self._profile.name}", "about:blank"],
             pass_fds=(read_commands, write_answers),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

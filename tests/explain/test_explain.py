@@ -25,6 +25,17 @@ ENCODE = 1e-5  # to the cosine of `encode`, which sums in float32 while it gener
 TEXT_A = "The Eiffel Tower is in Paris. It was built by Gustave Eiffel, in 1889!"
 TEXT_B = "Wie spät ist es? 日本語のテキスト。 🙂🙃 and more"
 
+UNUSUAL = (
+    "",
+    "  ",
+    "\n",
+    "🙂",
+    "e\N{COMBINING ACUTE ACCENT}",
+    "\ud83d\ude00 \ud800",
+    "<|im_end|> a. <think>b",
+    TEXTS[5],
+)
+
 Folder = Callable[..., Path]
 
 
