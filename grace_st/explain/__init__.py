@@ -5,10 +5,11 @@
 
 from grace_st.explain.explainer import explain_pair, explain_ranking
 from grace_st.explain.explanation import ExplainedText, Explanation, SpanPair
-from grace_st.explain.ranking import RankedDocument, RankingExplanation
+from grace_st.explain.ranking import DocumentId, RankedDocument, RankingExplanation
 from grace_st.explain.spans import Span
 
 __all__ = [
+    "DocumentId",
     "ExplainedText",
     "Explanation",
     "RankedDocument",

@@ -46,8 +46,7 @@ def ranking_page(ranking: RankingExplanation) -> str:
             {
                 "rank": document.rank,
                 "prompt_rank": document.prompt_rank,
-                "id": None if document.id == document.index else encodable(str(document.id)),
-                "number": document.index + 1,
+                "id": encodable(str(document.id)),
                 "text": document.explanation.b.text,
                 "cosine": document.explanation.cosine,
                 "cells": [_cell(value, largest) for value in row],
