@@ -26,7 +26,8 @@ def show(console: Console, explanation: Explanation) -> None:
     console.print(_bars(console, explanation.composition().items(), total=explanation.cosine))
     _spans(console, explanation.a, explanation.shares_a, "Text A", "A")
     _spans(console, explanation.b, explanation.shares_b, "Text B", "B")
-    _pairs(console, explanation)
+    _section(console, "Every pair of spans, in hundredths")
+    _pairs(console, explanation, "A", "B")
     _footer(console)
 
 
@@ -54,8 +55,8 @@ def show_ranking(console: Console, ranking: RankingExplanation) -> None:
         lead = ranking.lead()
         names = [f"Q{index + 1} {_line(span.content)}" for index, span in enumerate(ranking.query.spans)]
         console.print(_bars(console, zip(names, lead, strict=True), total=float(lead.sum()), name="together"))
-    _section(console, "The query and the first document")
-    _pairs(console, documents[0].explanation, ("Q", "D"), titled=False)
+    _section(console, "The query's spans with those of the first document, in hundredths")
+    _pairs(console, documents[0].explanation, "Q", "D")
     _footer(console)
 
 
@@ -96,15 +97,9 @@ def _spans(console: Console, text: ExplainedText, shares: np.ndarray, title: str
         console.print(f"The rationale was cut off at {text.rationale_tokens} tokens.", style="yellow")
 
 
-def _pairs(
-    console: Console, explanation: Explanation, letters: tuple[str, str] = ("A", "B"), *, titled: bool = True
-) -> None:
-    if titled:
-        _section(console, "Every pair of spans, in hundredths")
-    a, b = (
-        [f"{letter}{index + 1}" for index in range(len(text.spans))]
-        for letter, text in zip(letters, (explanation.a, explanation.b), strict=True)
-    )
+def _pairs(console: Console, explanation: Explanation, letter_a: str, letter_b: str) -> None:
+    a = [f"{letter_a}{index + 1}" for index in range(len(explanation.a.spans))]
+    b = [f"{letter_b}{index + 1}" for index in range(len(explanation.b.spans))]
     if heatmap_width(a, b) > console.width:
         console.print(f"{len(b)} columns do not fit here; --html and --json have them.", style="dim")
     else:

@@ -43,7 +43,7 @@ def browser() -> Iterator[Browser]:
     executable = find()
     if executable is None:
         pytest.skip("no browser found: install chromium, or name one in the environment variable CHROMIUM")
-    with Browser(executable, timeout=120) as browser:
+    with Browser(executable, timeout=300) as browser:
         yield browser
 
 
@@ -106,6 +106,18 @@ def test_the_page_tells_the_numbers(explanation: Explanation) -> None:
         assert f">{_shown(share)}<" in page
     assert f">{_shown(explanation.cosine)}<" in page
     assert _shown(explanation.prompt_cosine) in page
+
+
+def test_what_is_missing_is_said(model: grace_st.GraceModel) -> None:
+    page = model.explain("", "Word after word. " * 90, max_new_tokens=0).to_html()
+    assert "There are no rationales." in page
+    assert "(empty)" in page
+    assert "Not read, because the prompt was full" in page
+    assert "(cut off at 2 tokens)" in model.explain("a", "b", max_new_tokens=2).to_html()
+    assert "(given, not generated)" in model.explain("a", "b", rationales=("c", "d")).to_html()
+    span = grace_st.load(grace_st.nano_path(), pooling_span="rationale")
+    assert "(not pooled)" in span.explain("a", "b", max_new_tokens=2).to_html()
+    assert "the only one" in model.explain_ranking("a", ["b"], max_new_tokens=2).to_html()
 
 
 @pytest.mark.parametrize("width", [390, 1200])

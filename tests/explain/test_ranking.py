@@ -13,7 +13,7 @@ import pytest
 import grace_st
 from grace_st.cli.demo_texts import DEMO_TEXTS
 
-QUERY = "Tokyo is its capital, and postcards of it show Mount Fuji. Which country?"
+QUERY = "The land has its government in Cairo and is proud of the pyramids of Giza."
 DOCUMENTS = [text.text for text in DEMO_TEXTS if text.answer is None]
 
 
@@ -39,11 +39,12 @@ def test_the_order_is_that_of_encode(model: grace_st.GraceModel, ranking: grace_
     assert [document.index for document in ranking.documents] == order
     assert [document.id for document in ranking.documents] == [f"d{index}" for index in order]
     assert [document.rank for document in ranking.documents] == [1, 2, 3]
-    assert DOCUMENTS[order[0]].startswith("Japan")
+    assert DOCUMENTS[order[0]].startswith("Egypt")
     for document in ranking.documents:
         assert document.explanation.cosine == pytest.approx(cosines[document.index], abs=1e-5)
         assert document.explanation.b.text == DOCUMENTS[document.index]
     plain = np.argsort(-_cosines(model, max_new_tokens=0)).tolist()
+    assert plain[0] != order[0]  # so that the two ranks cannot be taken for one another
     assert [document.prompt_rank - 1 for document in ranking.documents] == [plain.index(index) for index in order]
     assert ranking.count == 6
 

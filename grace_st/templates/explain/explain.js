@@ -25,7 +25,8 @@ for (const pair of document.querySelectorAll(".pair")) {
     for (const element of elements) paint(element, value(element), largest);
   };
   const own = (element) => Number(element.dataset[mode]);
-  const cell = (a, b) => cells.find((td) => td.dataset.a === a && td.dataset.b === b);
+  const columns = spans.filter((span) => sideOf(span) === "b").length;
+  const cell = (a, b) => cells[Number(a) * columns + Number(b)];
 
   const show = (span) => {
     for (const other of spans) other.classList.toggle("active", other === span);
