@@ -222,7 +222,7 @@ def test_the_ranking_opens_one_document_and_links_to_the_others(
     browser.evaluate("new Promise((done) => setTimeout(done, 50))")
     assert browser.evaluate(opened) == [True, False, True, False]
     ids = browser.evaluate("[...document.querySelectorAll('.ranks a')].map((element) => element.textContent)")
-    assert ids == [str(document.id) for document in ranking.documents]
+    assert ids == [f"document {document.id}" for document in ranking.documents]
     # Each document's section is on its own.
     browser.evaluate("document.querySelector('#doc-3 .side[data-side=a] .span').click()")
     values = "[...document.querySelectorAll('#doc-%d .side[data-side=b] .value')].map((element) => element.textContent)"
