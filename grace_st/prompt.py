@@ -142,7 +142,8 @@ class RepresentationPrompt:
 
         Returns:
             First and last character (exclusive) of each token, in `encodable` text. Tokens that are parts of one
-            character share it; one of white space may have an empty range.
+            character share it, and where a tokenizer's normalisation composes characters the range may be the first
+            one's alone; a token of white space may have an empty range.
         """
         offsets = []
         place = 0

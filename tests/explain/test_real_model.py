@@ -1,12 +1,15 @@
-"""Explanations with a SentencePiece tokenizer and a real pretrained model (stories260K, Llama, no chat template)."""
+"""Real tokenizers: SentencePiece with a pretrained model (stories260K, Llama, no chat template), and Qwen2's."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 import grace_st
+from grace_st.explain.spans import sentence_spans
+from grace_st.prompt import RepresentationPrompt
 from tests.llama2c import save_stories260k
 
 pytestmark = pytest.mark.data
@@ -39,3 +42,20 @@ def test_sentences_and_shares(data_dir: Path, tmp_path: Path) -> None:
     spelled = model.tokenizer.convert_ids_to_tokens(list(prompt.ids[prompt.pool_start : len(prompt.ids) - tail]))
     for piece, token in zip(pieces, spelled, strict=True):
         assert token.startswith("<0x") or piece.strip() == token.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").strip()
+
+
+def test_a_tokenizer_that_composes_characters(data_dir: Path) -> None:
+    """Qwen2's normalises to NFC: an e with an accent of its own becomes one character."""
+    tokenizer = AutoTokenizer.from_pretrained(data_dir / "qwen2_tokenizer")
+    prompt = RepresentationPrompt(tokenizer, "<|im_start|>", "<|im_end|>", {tokenizer.eos_token_id})
+    text = "Un cafe\N{COMBINING ACUTE ACCENT} noir. Oui! 🙂 日本"
+    (tokens,) = prompt.tokenize([text], max_seq_length=100)
+    ids = tokens.ids[tokens.pool_start : -len(prompt.tail_ids)]
+    offsets = prompt.text_offsets(text)
+    assert len(offsets) == len(ids)
+    # tokenizers gives a composed character the range of its first one.
+    assert {place for start, end in offsets for place in range(start, end)} == set(range(len(text))) - {7}
+    spans = sentence_spans("text", text, offsets)
+    assert [span.content for span in spans] == ["Un cafe\N{COMBINING ACUTE ACCENT} noir. ", "Oui! ", "🙂 日本"]
+    assert spans[0].tokens == len(tokenizer("Un cafe\N{COMBINING ACUTE ACCENT} noir.").input_ids)
+    assert spans[1].tokens == len(tokenizer(" Oui!").input_ids)
