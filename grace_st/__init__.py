@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from grace_st.conversion import Conversion, convert
     from grace_st.encoding import Encoding, encode_with_rationales
     from grace_st.engines.base import NonFiniteVectorError
+    from grace_st.explain import Explanation, RankingExplanation
     from grace_st.model import GraceModel, load
     from grace_st.module import GenerateThenPool
     from grace_st.paths import nano_path
@@ -26,10 +27,12 @@ _HOMES = {
     "ConfigError": "grace_st.config",
     "Conversion": "grace_st.conversion",
     "Encoding": "grace_st.encoding",
+    "Explanation": "grace_st.explain",
     "GenerateThenPool": "grace_st.module",
     "GraceConfig": "grace_st.config",
     "GraceModel": "grace_st.model",
     "NonFiniteVectorError": "grace_st.engines.base",
+    "RankingExplanation": "grace_st.explain",
     "RationaleStore": "grace_st.store",
     "convert": "grace_st.conversion",
     "encode_with_rationales": "grace_st.encoding",
@@ -42,10 +45,12 @@ __all__ = [
     "ConfigError",
     "Conversion",
     "Encoding",
+    "Explanation",
     "GenerateThenPool",
     "GraceConfig",
     "GraceModel",
     "NonFiniteVectorError",
+    "RankingExplanation",
     "RationaleStore",
     "convert",
     "encode_with_rationales",

@@ -18,6 +18,7 @@ from grace_st.card import GraceModelCardData
 from grace_st.config import CONFIG_NAME
 from grace_st.encoding import WINDOW, Encoding, check_texts, encode_with_rationales
 from grace_st.engines.base import Progress
+from grace_st.explain import DocumentId, Explanation, RankingExplanation, explain_pair, explain_ranking
 from grace_st.module import SHIM_TYPE, GenerateThenPool, reporting_progress
 from grace_st.paths import local_or_hub
 from grace_st.store import RationaleStore
@@ -34,7 +35,7 @@ class GraceModel(SentenceTransformer):
 
     On the same folder it gives the vectors of the stock class. It differs in this:
 
-    - `encode_with_rationales` is a method.
+    - `encode_with_rationales`, `explain` and `explain_ranking` are methods.
     - ``batch_size`` defaults to what suits the engine, and the progress bar counts texts.
     - Inputs are checked before work starts, and one warning counts all texts that were too long.
     - ``encode([])`` has shape ``[0, d]``.
@@ -66,6 +67,58 @@ class GraceModel(SentenceTransformer):
             show_progress_bar=show_progress_bar,
             progress=progress,
             store=store,
+            **options,
+        )
+
+    def explain(
+        self,
+        text_a: str,
+        text_b: str,
+        *,
+        rationales: tuple[str | Sequence[int], str | Sequence[int]] | None = None,
+        prompt: str | tuple[str | None, str | None] | None = None,
+        prompt_name: str | tuple[str | None, str | None] | None = None,
+        store: RationaleStore | str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> Explanation:
+        """Why two texts are as close as they are, see `grace_st.explain.explain_pair`."""
+        return explain_pair(
+            self,
+            text_a,
+            text_b,
+            rationales=rationales,
+            prompt=prompt,
+            prompt_name=prompt_name,
+            store=store,
+            **options,
+        )
+
+    def explain_ranking(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        ids: Sequence[DocumentId] | None = None,
+        top_k: int = 5,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        store: RationaleStore | str | os.PathLike[str] | None = None,
+        show_progress_bar: bool = False,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> RankingExplanation:
+        """Why documents stand in this order for a query, see `grace_st.explain.explain_ranking`."""
+        return explain_ranking(
+            self,
+            query,
+            documents,
+            ids=ids,
+            top_k=top_k,
+            query_prompt=query_prompt,
+            document_prompt=document_prompt,
+            store=store,
+            show_progress_bar=show_progress_bar,
+            progress=progress,
             **options,
         )
 

@@ -319,6 +319,21 @@ class GenerateThenPool(InputModule):
             progress=progress,
         )
 
+    def token_states(self, prompt: PromptTokens, rationale: Sequence[int]) -> Tensor:
+        """The states that a vector is pooled from, see `TorchEngine.token_states`.
+
+        Raises:
+            ValueError: The engine gives none, or the rationale does not fit.
+            NonFiniteVectorError: A state is not finite; the text is named.
+        """
+        if not isinstance(self.engine, TorchEngine):
+            raise ValueError(
+                f"{type(self.engine).__name__} gives no states of single tokens: load the model with engine='torch'"
+            )
+        self._widen_on_cpu()
+        with self._naming([prompt]):
+            return self.engine.token_states(prompt, rationale)
+
     def fingerprint(self) -> dict[str, str | int | list[int] | None]:
         """All that a rollout depends on, but for its prompt and the sampling: the space of a store.
 

@@ -134,28 +134,68 @@ class RepresentationPrompt:
             for ids in self._text_ids(batch)
         ]
 
+    def text_offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where in a text its tokens are, before any is cut off.
+
+        Args:
+            text: A user's text.
+
+        Returns:
+            First and last character (exclusive) of each token, in `encodable` text. Tokens that are parts of one
+            character share it, and where a tokenizer's normalisation composes characters the range may be the first
+            one's alone; a token of white space may have an empty range.
+        """
+        offsets = []
+        place = 0
+        text = encodable(text)
+        for part, encoding in self._cut(text, self._plain.encode(text, add_special_tokens=False)):
+            offsets += [(place + start, place + end) for start, end in encoding.offsets]
+            place += len(part)
+        return offsets
+
+    def rationale_offsets(self, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """Where in the decoded rationale, `decode(ids)`, its tokens are.
+
+        Args:
+            ids: Token ids of a rationale.
+
+        Returns:
+            First and last character (exclusive) of each token. The ranges follow one another and cover the whole
+            string; a token that only begins a character, or that is not shown, has an empty one.
+        """
+        whole = self.decode(ids)
+        ends = [0]
+        for count in range(1, len(ids)):
+            shown = self.decode(ids[:count])
+            # Where a character is not complete, or a later token changes what is shown, the shown part ends earlier.
+            ends.append(max(ends[-1], _agreement(shown, whole)))
+        return list(pairwise([*ends, len(whole)])) if ids else []
+
     def rationale_ids(self, rationale: str) -> tuple[int, ...]:
         """Ids of a rationale that is given as a string. Ids kept from a generation are more faithful."""
-        return tuple(self._rationale.encode(_encodable(rationale), add_special_tokens=False).ids)
+        return tuple(self._rationale.encode(encodable(rationale), add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Token ids as a string to show."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _text_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Ids of texts, none of them structural.
-
-        A vocabulary can reach a control token's id by its ordinary merges ("<s" and ">"). Such a text is cut inside
-        those tokens, and its parts are tokenised separately.
-        """
-        encodable = [_encodable(text) for text in texts]
-        encodings = self._plain.encode_batch(encodable, add_special_tokens=False)
+        """Ids of texts, none of them structural."""
+        encoded = [encodable(text) for text in texts]
+        encodings = self._plain.encode_batch(encoded, add_special_tokens=False)
         return [
-            tuple(encoding.ids) if self.structural_ids.isdisjoint(encoding.ids) else self._cut_text_ids(text, encoding)
-            for text, encoding in zip(encodable, encodings, strict=True)
+            tuple(encoding.ids)
+            if self.structural_ids.isdisjoint(encoding.ids)
+            else tuple(token_id for _, part in self._cut(text, encoding) for token_id in part.ids)
+            for text, encoding in zip(encoded, encodings, strict=True)
         ]
 
-    def _cut_text_ids(self, text: str, encoding: Encoding) -> tuple[int, ...]:
+    def _cut(self, text: str, encoding: Encoding) -> list[tuple[str, Encoding]]:
+        """The parts of a text that are tokenised separately, with their encodings.
+
+        A vocabulary can reach a control token's id by its ordinary merges ("<s" and ">"). Such a text is cut inside
+        those tokens.
+        """
         parts, encodings = [text], [encoding]
         while True:
             cut: list[str] = []
@@ -163,7 +203,7 @@ class RepresentationPrompt:
                 places = [0, *self._cuts(part, part_encoding), len(part)]
                 cut.extend(part[start:end] for start, end in pairwise(places))
             if len(cut) == len(parts):
-                return tuple(token_id for part_encoding in encodings for token_id in part_encoding.ids)
+                return list(zip(parts, encodings, strict=True))
             parts, encodings = cut, self._plain.encode_batch(cut, add_special_tokens=False)
 
     def _cuts(self, text: str, encoding: Encoding) -> list[int]:
@@ -194,7 +234,14 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _encodable(text: str) -> str:
+def _agreement(one: str, other: str) -> int:
+    """How many characters two strings begin with in common."""
+    if other.startswith(one):
+        return len(one)
+    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(other))
+
+
+def encodable(text: str) -> str:
     """The text with lone surrogates, which UTF-8 cannot hold, replaced by U+FFFD."""
     try:
         text.encode("utf-8")

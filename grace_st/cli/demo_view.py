@@ -11,7 +11,7 @@ from rich.text import Text
 
 from grace_st.cli.demo import DemoResult
 from grace_st.cli.heatmap import heatmap, heatmap_width
-from grace_st.cli.terminal import count, printable
+from grace_st.cli.terminal import count, has_colour, has_unicode, printable
 
 WITHOUT, WITH = "from the prompt alone", "with the rationale"
 
@@ -84,8 +84,8 @@ def _similarities(console: Console, result: DemoResult) -> RenderableType:
             column_names=column_names,
             marked={i: positions[nearest[row]] for i, row in enumerate(result.rows)},
             skip_diagonal=result.rows == result.columns,
-            colour=_has_colour(console),
-            unicode=_has_unicode(console),
+            colour=has_colour(console),
+            unicode=has_unicode(console),
         )
         return Group(Text(title, style="bold"), drawn)
 
@@ -133,7 +133,7 @@ def _verdict(console: Console, result: DemoResult, row: int, column: int) -> Tex
     if answer is None:
         return Text.assemble((found.name, "cyan"), " ", _on_one_line(found.text))
     right = found.name == answer
-    mark = ("✓" if right else "✗") if _has_unicode(console) else ("yes" if right else "no")
+    mark = ("✓" if right else "✗") if has_unicode(console) else ("yes" if right else "no")
     return Text.assemble((mark, "bold green" if right else "bold red"), " ", (found.name, "cyan"), " ", found.text)
 
 
@@ -155,11 +155,3 @@ def _footer(result: DemoResult) -> RenderableType:
 
 def _on_one_line(text: str) -> str:
     return " ".join(printable(text).split())
-
-
-def _has_colour(console: Console) -> bool:
-    return console.color_system is not None and not console.no_color
-
-
-def _has_unicode(console: Console) -> bool:
-    return console.encoding.startswith("utf")

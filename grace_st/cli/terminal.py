@@ -26,6 +26,16 @@ def open_console() -> Console:
     return console
 
 
+def has_colour(console: Console) -> bool:
+    """Whether colours can be told apart."""
+    return console.color_system is not None and not console.no_color
+
+
+def has_unicode(console: Console) -> bool:
+    """Whether block characters and marks can be shown."""
+    return console.encoding.startswith("utf")
+
+
 def write_json(value: Any) -> None:
     """Write one JSON value to stdout."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -230,6 +230,32 @@ class TorchEngine:
             for given, owner in zip(rationales, owners, strict=True)
         ]
 
+    def token_states(self, prompt: PromptTokens, rationale: Sequence[int]) -> Tensor:
+        """What `embed` pools, before it is pooled: for looking into a vector.
+
+        Args:
+            prompt: The prompt.
+            rationale: Ids without EOS; may be empty.
+
+        Returns:
+            ``[T, d]`` on the CPU, in the model's dtype: the states of all tokens of the prompt, then of the rationale,
+            of the layer that the pooling asks for.
+
+        Raises:
+            ValueError: A token has no embedding, or prompt and rationale do not fit the context.
+            NonFiniteVectorError: A state that is pooled is not finite.
+        """
+        self._check([prompt], [len(rationale)], [rationale])
+        found: list[Tensor] = []
+
+        def feed() -> None:
+            found.append(self._whole([prompt.ids + tuple(rationale)])[0][0].cpu())
+
+        with self._inference():
+            self._attempt(feed, 1)
+        checked(found[0][self.pooled_from(prompt) :], 0)
+        return found[0]
+
     def pooled_from(self, prompt: PromptTokens) -> int:
         """Index of the first pooled token of a prompt.
 
@@ -240,12 +266,20 @@ class TorchEngine:
         return last if self.pooling_span == "rationale" else min(prompt.pool_start, last)
 
     def _pool_whole(self, sequences: list[tuple[int, ...]], starts: list[int]) -> Tensor:
-        """``[B, d]`` vectors of whole sequences. Padding stands on the right, where causal attention ignores it."""
+        """``[B, d]`` vectors of whole sequences."""
+        hidden, lengths = self._whole(sequences)
+        columns = torch.arange(hidden.shape[1], device=hidden.device)
+        first = torch.tensor(starts, device=hidden.device).unsqueeze(-1)
+        return pool(hidden, (columns >= first) & (columns < lengths.unsqueeze(-1)), self.pooling).cpu()
+
+    def _whole(self, sequences: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+        """States ``[B, T, d]`` of whole sequences, and their lengths ``[B]``.
+
+        Padding stands on the right, where causal attention ignores it.
+        """
         ids, lengths = self.forward.right_padded(sequences)
         hidden, _ = self.forward.feed(ids, torch.ones_like(ids, dtype=torch.bool), 0, None, want_logits=False)
-        columns = torch.arange(ids.shape[1], device=ids.device)
-        mask = (columns >= torch.tensor(starts, device=ids.device).unsqueeze(-1)) & (columns < lengths.unsqueeze(-1))
-        return pool(hidden, mask, self.pooling).cpu()
+        return hidden, lengths
 
     # ---------------------------------------------------------------- guards
 
