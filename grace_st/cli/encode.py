@@ -23,6 +23,7 @@ from grace_st.bulk.formats import (
     output_format_of,
 )
 from grace_st.cli.command import Command, CommandError
+from grace_st.cli.model_folder import BUNDLED, model_folder
 from grace_st.cli.terminal import open_console, quiet_libraries, write_json
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from grace_st.bulk.job import Job, Outcome
     from grace_st.bulk.store import Mode
 
-BUNDLED = "grace-nano"
 STANDARD_STREAM = "-"
 
 _SAMPLING = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
@@ -145,7 +145,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     job = Job(
         source=Source(path=source, format=source_format, field=arguments.field, id_field=arguments.id_field),
-        loader=_Loader(arguments, _model_folder(arguments.model)),
+        loader=_Loader(arguments, model_folder(arguments.model)),
         settings=_settings(arguments, source_format, destination_format),
         chunk_size=arguments.chunk_size,
         skip_bad_rows=arguments.on_bad_row == "skip",
@@ -204,23 +204,6 @@ def _check_options(arguments: argparse.Namespace) -> None:
                 raise CommandError(f"--{name} has no meaning where the result itself goes to standard output")
     if arguments.field != "text" and _input(arguments)[1] == "text":
         raise CommandError("plain text has no fields, so --field has no meaning: leave it out")
-
-
-def _model_folder(name: str) -> Path | None:
-    """The folder of the model, or None for the bundled one."""
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        if name == BUNDLED:
-            return None
-        raise CommandError(
-            f"{name} is not a folder; make one with `grace-st convert SOURCE {name}`, or try --model {BUNDLED}"
-        )
-    if not (folder / "grace_config.json").is_file() or not (folder / "modules.json").is_file():
-        raise CommandError(
-            f"{name} is not a GRACE model folder (it needs grace_config.json and modules.json): make one with "
-            f"`grace-st convert {name} FOLDER`"
-        )
-    return folder
 
 
 def _settings(arguments: argparse.Namespace, input_format: InputFormat, output_format: OutputFormat) -> dict[str, Any]:

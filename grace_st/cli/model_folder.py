@@ -1,0 +1,31 @@
+"""The option ``--model`` of commands that load a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from grace_st.cli.command import CommandError
+
+BUNDLED = "grace-nano"
+"""The name of the bundled model."""
+
+
+def model_folder(name: str) -> Path | None:
+    """The folder of the model, or None for the bundled one.
+
+    Raises:
+        CommandError: There is none.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if name == BUNDLED:
+            return None
+        raise CommandError(
+            f"{name} is not a folder; make one with `grace-st convert SOURCE {name}`, or try --model {BUNDLED}"
+        )
+    if not (folder / "grace_config.json").is_file() or not (folder / "modules.json").is_file():
+        raise CommandError(
+            f"{name} is not a GRACE model folder (it needs grace_config.json and modules.json): make one with "
+            f"`grace-st convert {name} FOLDER`"
+        )
+    return folder
