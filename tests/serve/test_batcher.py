@@ -155,12 +155,6 @@ async def test_a_batch_lingers_for_more_and_not_longer() -> None:
     assert time.monotonic() - started < 10
 
 
-class _Wait:
-    def __init__(self, ticket: Ticket[str], text: str) -> None:
-        self.ticket = ticket
-        self.text = text
-
-
 @given(
     st.lists(st.tuples(st.text("abcdefghij", min_size=1, max_size=12), st.booleans(), st.booleans()), max_size=12),
     st.integers(1, 5),
@@ -177,16 +171,16 @@ def test_no_answer_is_lost_or_mixed_up(requests: list[tuple[str, bool, bool]], m
 
         thread = threading.Thread(target=work)
         thread.start()
-        waits = []
+        waits: list[tuple[Ticket[str], str]] = []
         for text, is_short, is_cancelled in requests:
             ticket = queue.submit(prompts(text), SHORT if is_short else GREEDY)
             if is_cancelled:
                 queue.cancel(ticket)
             else:
-                waits.append(_Wait(ticket, text))
+                waits.append((ticket, text))
             await asyncio.sleep(0)
-        for wait in waits:
-            assert await asyncio.wait_for(wait.ticket.wait(), 10) == list(wait.text.upper())
+        for ticket, text in waits:
+            assert await asyncio.wait_for(ticket.wait(), 10) == list(text.upper())
         assert queue.waiting == 0
         queue.close(ShuttingDownError("over"))
         thread.join(10)
