@@ -94,10 +94,9 @@ class Worker:
                 self.state = "ready"
                 self._on_ready()
                 broke_down = self._serve(backend)
-                # Both references: two models at once may not fit.
                 self.backend = backend = None
-                gc.collect()
                 if broke_down:
+                    gc.collect()  # two models at once may not fit
                     backend = self._again()
         finally:
             if self._stop.is_set():
