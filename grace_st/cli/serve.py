@@ -176,37 +176,33 @@ def _run(arguments: argparse.Namespace) -> int:
         raise CommandError(f"the server needs {', '.join(missing)}: pip install 'grace-st[serve]'")
     keys = _keys(arguments)
 
+    from grace_st import nano_path
+    from grace_st.serve.backend import ModelLoader
     from grace_st.serve.lifecycle import listen, serve
-    from grace_st.serve.logs import log_to_stderr
+    from grace_st.serve.logs import logging_to_stderr
+    from grace_st.serve.service import Service
+    from grace_st.store import RationaleStore
 
-    listening = listen(arguments.host, arguments.port)
-    with listening:
-        log_to_stderr(arguments.log_level)
+    path = nano_path() if folder is None else folder
+    store = None if arguments.store is None else RationaleStore(arguments.store)
+    service = Service(
+        ModelLoader(path, _load(arguments, path, is_bundled=folder is None), store=store),
+        names=arguments.served_model_name or [BUNDLED if folder is None else path.resolve().name],
+        limits=limits,
+        keys=keys,
+        normalize=arguments.normalize,
+        log_texts=arguments.log_texts,
+    )
+
+    def ready(url: str) -> None:
+        logger.info("%s is served at %s/v1", service.names[0], url)
+        if arguments.json:
+            write_json({"url": f"{url}/v1", "models": list(service.names), "pid": os.getpid()})
+            sys.stdout.flush()
+
+    with listen(arguments.host, arguments.port) as listening, logging_to_stderr(arguments.log_level):
         if not keys and not _is_loopback(arguments.host):
             logger.warning("anyone who reaches %s may use this server: give it an --api-key-file", arguments.host)
-
-        from grace_st import nano_path
-        from grace_st.serve.backend import ModelLoader
-        from grace_st.serve.service import Service
-        from grace_st.store import RationaleStore
-
-        path = nano_path() if folder is None else folder
-        store = None if arguments.store is None else RationaleStore(arguments.store)
-        service = Service(
-            ModelLoader(path, _load(arguments, path, is_bundled=folder is None), store=store),
-            names=arguments.served_model_name or [BUNDLED if folder is None else path.resolve().name],
-            limits=limits,
-            keys=keys,
-            normalize=arguments.normalize,
-            log_texts=arguments.log_texts,
-        )
-
-        def ready(url: str) -> None:
-            logger.info("%s is served at %s/v1", service.names[0], url)
-            if arguments.json:
-                write_json({"url": f"{url}/v1", "models": list(service.names), "pid": os.getpid()})
-                sys.stdout.flush()
-
         ending = serve(service, listening, on_ready=ready)
     code = 0 if ending.is_clean else 1
     if ending.is_stuck:

@@ -39,7 +39,8 @@ def listen(host: str, port: int) -> socket.socket:
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
         )
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        # Python adds the address, which we name as well.
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
         raise OSError(f"cannot listen on {host}, port {port} ({reason}): choose another --host or --port") from error
 
 

@@ -6,6 +6,8 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -78,14 +80,28 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(values, ensure_ascii=False, default=str).encode("utf-8", "replace").decode("utf-8")
 
 
-def log_to_stderr(level: str) -> None:
-    """Send the server's log, uvicorn's and the library's to standard error as JSON lines."""
+@contextmanager
+def logging_to_stderr(level: str) -> Iterator[None]:
+    """Send the server's log, uvicorn's and the library's to standard error as JSON lines.
+
+    Args:
+        level: The lowest level that is written; of uvicorn, whose lines about start and end repeat ours, warnings.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    for name in ("grace_st", "uvicorn"):
+    lowest = logging.getLevelNamesMapping()[level.upper()]
+    levels = {"grace_st": lowest, "uvicorn": max(lowest, logging.WARNING)}
+    before = {}
+    for name, chosen in levels.items():
         logger = logging.getLogger(name)
+        before[logger] = (logger.handlers[:], logger.propagate, logger.level)
         logger.handlers[:] = [handler]
         logger.propagate = False
-        logger.setLevel(level.upper())
-    # Its lines about start and end repeat ours.
-    logging.getLogger("uvicorn").setLevel(max(logging.getLogger("uvicorn").level, logging.WARNING))
+        logger.setLevel(chosen)
+    try:
+        yield
+    finally:
+        for logger, (handlers, propagate, old) in before.items():
+            logger.handlers[:] = handlers
+            logger.propagate = propagate
+            logger.setLevel(old)
