@@ -128,6 +128,12 @@ def _configure_limits(parser: argparse.ArgumentParser) -> None:
         default=_DEFAULTS.long_texts,
         help=f"what happens to a text that does not fit {default}",
     )
+    group.add_argument(
+        "--token-ids",
+        choices=("accept", "refuse"),
+        default=_DEFAULTS.token_ids,
+        help=f"texts that come as token ids; refuse them where clients may use another tokenizer {default}",
+    )
     for name, text in (
         ("linger_seconds", "how long a batch that is not full waits for more texts"),
         ("request_seconds", "how long a request may take"),

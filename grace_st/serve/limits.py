@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Literal, get_args
 
 LongTexts = Literal["truncate", "refuse"]
+TokenIds = Literal["accept", "refuse"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Limits:
         grace_seconds: How long a shutdown waits for what is in flight, in seconds.
         long_texts: What happens to a text that does not fit into the model's ``max_seq_length``: ``"truncate"`` (at
             its end, as `encode` does) or ``"refuse"``.
+        token_ids: Whether texts may come as token ids. Some clients send those of another model's tokenizer, which are
+            other words here, and nobody can tell: with ``"refuse"`` they get an error instead of wrong vectors.
         max_restarts: How many times in a row an engine that broke down is loaded again.
         restart_seconds: Pause before the first of these, in seconds; it doubles each time, to a minute at most.
 
@@ -41,6 +44,7 @@ class Limits:
     request_seconds: float = 600.0
     grace_seconds: float = 30.0
     long_texts: LongTexts = "truncate"
+    token_ids: TokenIds = "accept"
     max_restarts: int = 3
     restart_seconds: float = 1.0
 
@@ -55,6 +59,8 @@ class Limits:
             raise ValueError(f"request_seconds must be > 0, got {self.request_seconds!r}")
         if self.long_texts not in get_args(LongTexts):
             raise ValueError(f"long_texts must be 'truncate' or 'refuse', got {self.long_texts!r}")
+        if self.token_ids not in get_args(TokenIds):
+            raise ValueError(f"token_ids must be 'accept' or 'refuse', got {self.token_ids!r}")
         if self.max_queue_texts < self.max_texts:
             raise ValueError(
                 f"max_queue_texts={self.max_queue_texts} is less than max_texts={self.max_texts}, so a request of that "

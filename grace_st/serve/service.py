@@ -200,6 +200,12 @@ class Service:
                 f"the request has {len(request.input)} texts, and the limit is {limits.max_texts}: send them in parts",
                 param="input",
             )
+        if limits.token_ids == "refuse" and not isinstance(request.input[0], str):
+            raise InvalidRequestError(
+                "this server takes no token ids, since those of another tokenizer are other words: send strings (in "
+                "LangChain: check_embedding_ctx_length=False)",
+                param="input",
+            )
         if request.dimensions is not None and request.dimensions > backend.dimension:
             raise InvalidRequestError(
                 f"dimensions is {request.dimensions}, but the vectors of this model have {backend.dimension}",

@@ -150,14 +150,14 @@ def test_a_signal_finishes_what_is_in_flight(
         values = announced(tmp_path)
         assert values["pid"] == pid and values["models"] == ["grace-nano"] and values["url"].endswith("/v1")
         port = int(values["url"].removesuffix("/v1").rpartition(":")[2])
-        texts = [f"text {index}" for index in range(40)]
+        texts = [f"text {index}" for index in range(20)]
         in_flight = pool.submit(send, port, "POST", "/v1/embeddings", input=texts)
         until(lambda: b"grace_st_batch_seconds_count 1.0" in send(port, "GET", "/metrics")[1])
         os.kill(pid, number)
         until(lambda: send(port, "GET", "/ready")[0] == 503)
         assert send(port, "POST", "/v1/embeddings", input="late")[0] == 503
         status, body = in_flight.result()
-        assert status == 200 and len(json.loads(body)["data"]) == 40
+        assert status == 200 and len(json.loads(body)["data"]) == 20
         assert wait() == 0
     lines = [json.loads(line) for line in (tmp_path / "err").read_text().splitlines()]
     assert {line["message"] for line in lines} >= {f"grace-nano is served at {values['url']}", "request"}

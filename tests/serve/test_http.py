@@ -180,6 +180,15 @@ def test_long_texts_are_cut_or_refused(server: Running) -> None:
     assert "text 1 does not fit" in reply.error["message"] and "100 tokens" in reply.error["message"]
 
 
+def test_token_ids_are_read_or_refused(server: Running) -> None:
+    assert server.vectors(input=[97, 98])[0].tolist() == fake_vector("ab").tolist()
+    with running(fake_service(limits=replace(LIMITS, token_ids="refuse"))) as strict:
+        reply = strict.embed(input=[[97], [98]])
+        assert strict.embed(input="ab").status == 200
+    assert (reply.status, reply.error["param"]) == (400, "input")
+    assert "check_embedding_ctx_length=False" in reply.error["message"]
+
+
 def test_keys(tmp_path: Any) -> None:
     (tmp_path / "keys").write_text("# ours\nalpha\n\nbeta\n")
     with running(fake_service(keys=ApiKeys.from_file(tmp_path / "keys"))) as server:
@@ -214,6 +223,7 @@ def test_a_file_without_keys_is_refused(tmp_path: Any) -> None:
         ({"request_seconds": 0}, "request_seconds must be > 0"),
         ({"grace_seconds": float("nan")}, "grace_seconds must be a finite number >= 0"),
         ({"long_texts": "cut"}, "'truncate' or 'refuse'"),
+        ({"token_ids": "no"}, "'accept' or 'refuse'"),
     ],
 )
 def test_limits_are_checked(options: dict[str, Any], message: str) -> None:
