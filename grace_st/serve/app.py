@@ -29,7 +29,7 @@ _JSON = "application/json"
 _CLIENT_GONE = 499  # nginx's number for it; nobody sees it but the log
 _PATHS = (EMBEDDINGS, "/v1/models", "/health", "/ready", "/metrics", "/openapi.json")
 _ERROR_NAMES = {404: "not_found", 405: "method_not_allowed"}
-_STOP_SECONDS = 5.0
+_STOP_SECONDS = 1.0  # for an engine that is idle; one that is at work is not waited for
 
 
 def create_app(service: Service) -> FastAPI:

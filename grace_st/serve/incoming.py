@@ -13,8 +13,6 @@ from grace_st.serve.errors import MediaTypeError, SlowBodyError, TooLargeError
 
 T = TypeVar("T")
 
-_DISCARDED = 4  # times the limit: so much of a body that is too large is still read, and thrown away
-
 
 class ClientGoneError(Exception):
     """Nobody waits for the answer any more."""
@@ -23,8 +21,8 @@ class ClientGoneError(Exception):
 async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
     """The body of a JSON request.
 
-    A client that is still sending does not look for an answer, so a body that is somewhat too large is read to its
-    end before it is refused.
+    What is left of a body that is refused is read and thrown away by uvicorn: a client that is still sending does not
+    look for an answer.
 
     Args:
         request: The request.
@@ -48,16 +46,13 @@ async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
         async with asyncio.timeout(seconds):
             async for part in request.stream():
                 size += len(part)
-                if size <= most:
-                    parts.append(part)
-                elif size > _DISCARDED * most:
-                    break
+                if size > most:
+                    raise TooLargeError(f"the body is larger than the limit of {most} bytes: send fewer texts at once")
+                parts.append(part)
     except ClientDisconnect:
         raise ClientGoneError from None
     except TimeoutError:
         raise SlowBodyError(f"the body did not arrive within {seconds:g} seconds") from None
-    if size > most:
-        raise TooLargeError(f"the body is larger than the limit of {most} bytes: send fewer texts at once")
     return b"".join(parts)
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from grace_st.cli import main
+from grace_st.serve.backend import ModelBackend, ModelLoader
 from tests.serving import SECONDS, until
 
 
@@ -162,6 +164,49 @@ def test_a_signal_finishes_what_is_in_flight(
     lines = [json.loads(line) for line in (tmp_path / "err").read_text().splitlines()]
     assert {line["message"] for line in lines} >= {f"grace-nano is served at {values['url']}", "request"}
     assert all(line["level"] == "info" for line in lines), lines
+
+
+def port_of(folder: Path) -> int:
+    return int(announced(folder)["url"].removesuffix("/v1").rpartition(":")[2])
+
+
+def test_an_engine_that_fails_for_good_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(ModelBackend, "compute", broken)
+    with child(tmp_path, "--model", "grace-nano", "--max-restarts", "0") as (_, wait):
+        assert send(port_of(tmp_path), "POST", "/v1/embeddings", input="a")[0] == 503
+        assert wait() == 1
+    errors = [json.loads(line) for line in (tmp_path / "err").read_text().splitlines() if '"error"' in line]
+    assert "device-side assert triggered" in errors[0]["traceback"]
+
+
+def test_an_engine_that_never_returns_does_not_keep_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModelBackend, "compute", lambda *arguments: threading.Event().wait())
+    with (
+        child(tmp_path, "--model", "grace-nano", "--grace-seconds", "0.2") as (pid, wait),
+        ThreadPoolExecutor() as pool,
+    ):
+        port = port_of(tmp_path)
+        stuck = pool.submit(send, port, "POST", "/v1/embeddings", input="a")
+        until(lambda: b"grace_st_batch_texts_count 1.0" in send(port, "GET", "/metrics")[1])
+        os.kill(pid, signal.SIGTERM)
+        status, body = stuck.result()
+        assert (status, json.loads(body)["error"]["code"]) == (503, "shutting_down")
+        assert wait() == 1
+
+
+def test_a_server_that_still_loads_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        ModelLoader, "__call__", lambda self: (tmp_path / "loading").touch() or threading.Event().wait()
+    )
+    with child(tmp_path, "--model", "grace-nano") as (pid, wait):
+        until((tmp_path / "loading").exists)
+        os.kill(pid, signal.SIGTERM)
+        assert wait() == 0
 
 
 def test_a_model_that_cannot_be_loaded_is_misuse(tmp_path: Path) -> None:
