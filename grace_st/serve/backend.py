@@ -132,11 +132,11 @@ class ModelBackend:
 
     def instruction(self, request: EmbeddingRequest) -> str | None:
         """See `Backend`."""
+        name = request.prompt_name
         if request.input_type is not None:
-            names = [name for name in _PROMPT_NAMES[request.input_type] if name in self.model.prompts]
-            # As there: without such a prompt nothing goes before a text, not even the default one.
-            return self.model.prompts[names[0]] if names else None
-        return instruction_of(self.model, request.instruction, request.prompt_name)
+            names = _PROMPT_NAMES[request.input_type]
+            name = next((known for known in names if known in self.model.prompts), None)
+        return instruction_of(self.model, request.instruction, name)
 
     def prompts(self, inputs: Inputs, instruction: str | None) -> list[PromptTokens]:
         """See `Backend`."""

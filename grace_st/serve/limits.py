@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from numbers import Real
 from typing import Literal, get_args
 
 LongTexts = Literal["truncate", "refuse"]
 TokenIds = Literal["accept", "refuse"]
+
+_MOST_SECONDS = 10**6  # timers do not take any number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,5 +75,5 @@ def _whole(name: str, value: object, minimum: int) -> None:
 
 
 def _seconds(name: str, value: object) -> None:
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < math.inf:
-        raise ValueError(f"{name} must be a finite number >= 0 (seconds), got {value!r}")
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) <= _MOST_SECONDS:
+        raise ValueError(f"{name} must be a number of seconds from 0 to {_MOST_SECONDS}, got {value!r}")

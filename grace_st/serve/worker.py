@@ -160,7 +160,7 @@ class Worker:
     def _again(self) -> Backend | None:
         """The model, loaded again after a pause; None when it has been tried often enough."""
         while self._breakdowns <= self._limits.max_restarts:
-            pause = min(_LONGEST_PAUSE, self._limits.restart_seconds * 2 ** (self._breakdowns - 1))
+            pause = min(_LONGEST_PAUSE, self._limits.restart_seconds * 2 ** min(self._breakdowns - 1, 30))
             logger.warning(
                 "loading the model again in %.1f s (%d of %d)", pause, self._breakdowns, self._limits.max_restarts
             )
