@@ -119,6 +119,7 @@ class Worker:
         while (works := self._queue.take(limits.max_batch_texts, linger=limits.linger_seconds)) is not None:
             if not self._compute(backend, works):
                 return True
+            works = []  # while it waits for the next
         return False
 
     def _compute(self, backend: Backend, works: list[Work[Answer]]) -> bool:

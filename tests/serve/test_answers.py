@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,13 +18,14 @@ from hypothesis.extra import numpy as hnp
 
 import grace_st
 from grace_st.fingerprint import folder_revision
-from grace_st.serve.backend import ChangedModelError, ModelBackend, ModelLoader
+from grace_st.serve.backend import Answer, ChangedModelError, ModelBackend, ModelLoader
+from grace_st.serve.batcher import Ticket, Work
 from grace_st.serve.limits import Limits
 from grace_st.serve.rendering import as_base64, final_vectors
 from grace_st.serve.service import Service
 from grace_st.store import RationaleStore, StoreFileError
 from tests.conftest import GraceFolder
-from tests.serving import Running, running
+from tests.serving import Running, running, until
 
 TOLERANCE = 1e-5  # of float32; what shares a batch changes the last digits of a sum
 BUDGET = 24
@@ -147,6 +149,8 @@ def test_64_clients_at_once(server: Running, model: grace_st.GraceModel) -> None
     for request, vectors in zip(requests, answers, strict=True):
         assert_close(vectors, np.stack([offline[text] for text in request]))
     assert server.service.queue.waiting == 0
+    # Nothing of a request stays behind, not even until the next collection.
+    until(lambda: not [value for value in gc.get_objects() if type(value) in (Answer, Ticket, Work)], "nothing is kept")
 
 
 @given(

@@ -21,10 +21,11 @@ import pytest
 import grace_st
 
 CLIENTS = 64
-ROUNDS = 4
+WARM_UP = 2  # rounds in which buffers grow to their size
+ROUNDS = 5
 REQUESTS = 8  # of each client in each round
 BUDGET = 8
-GROWTH = 12 * 2**20  # bytes; a round that left its vectors and texts behind would add more
+GROWTH = 8 * 2**20  # bytes, over the rounds after the warm-up
 TOLERANCE = 1e-5
 
 
@@ -94,7 +95,6 @@ def test_64_clients_and_flat_memory(program: tuple[subprocess.Popen[bytes], int]
                 np.testing.assert_allclose(np.array(vector, dtype=np.float32), offline[text], rtol=0, atol=TOLERANCE)
                 checked += 1
         assert checked >= CLIENTS * REQUESTS
-    # The first round fills caches.
-    assert max(memory) - memory[0] < GROWTH, [f"{size / 2**20:.1f} MiB" for size in memory]
+    assert max(memory) - memory[WARM_UP - 1] < GROWTH, [f"{size / 2**20:.1f} MiB" for size in memory]
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
