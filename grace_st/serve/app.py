@@ -99,12 +99,12 @@ def _api(service: Service) -> APIRouter:
 def _probes(service: Service) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/health")
+    @router.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> Response:
         status = "ok" if service.is_healthy else "failed"
         return Response(as_json({"status": status}), 200 if service.is_healthy else 503, media_type=_JSON)
 
-    @router.get("/ready")
+    @router.api_route("/ready", methods=["GET", "HEAD"])
     async def ready() -> Response:
         return Response(as_json({"status": service.status}), 200 if service.is_ready else 503, media_type=_JSON)
 

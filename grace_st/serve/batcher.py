@@ -143,7 +143,7 @@ class Batcher(Generic[Answer]):
             places.setdefault(prompt, []).append(place)
         with self._condition:
             if self._closed is not None:
-                raise self._closed
+                raise self._closed.with_traceback(None)  # it is raised again and again
             new = [prompt for prompt in places if (prompt, sampling) not in self._works]
             if self._waiting + len(new) > self.most_waiting:
                 raise BusyError(

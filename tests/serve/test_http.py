@@ -110,6 +110,7 @@ def test_several_names(pool: ThreadPoolExecutor) -> None:
 
 def test_the_probes_and_the_schema(server: Running) -> None:
     assert (server.get("/health").status, server.get("/ready").json) == (200, {"status": "ready"})
+    assert (server.send("HEAD", "/ready").status, server.send("HEAD", "/ready").content) == (200, b"")
     schema = server.get("/openapi.json").json
     body = schema["paths"]["/v1/embeddings"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert set(body["required"]) == {"input", "model"} and "rationale" in body["properties"]
