@@ -99,12 +99,14 @@ def _api(service: Service) -> APIRouter:
 def _probes(service: Service) -> APIRouter:
     router = APIRouter()
 
-    @router.api_route("/health", methods=["GET", "HEAD"])
+    @router.head("/health", include_in_schema=False)
+    @router.get("/health")
     async def health() -> Response:
         status = "ok" if service.is_healthy else "failed"
         return Response(as_json({"status": status}), 200 if service.is_healthy else 503, media_type=_JSON)
 
-    @router.api_route("/ready", methods=["GET", "HEAD"])
+    @router.head("/ready", include_in_schema=False)
+    @router.get("/ready")
     async def ready() -> Response:
         return Response(as_json({"status": service.status}), 200 if service.is_ready else 503, media_type=_JSON)
 
