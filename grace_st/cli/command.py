@@ -13,10 +13,10 @@ ENTRY_POINT_GROUP = "grace_st.commands"
 
 BUILT_IN: Mapping[str, str] = {
     "demo": "grace_st.cli.demo:COMMAND",
+    "serve": "grace_st.cli.serve:COMMAND",
     "encode": "grace_st.cli.encode:COMMAND",
     "convert": "grace_st.cli.convert:COMMAND",
     "store": "grace_st.cli.store:COMMAND",
-    "serve": "grace_st.cli.serve:COMMAND",
 }
 
 

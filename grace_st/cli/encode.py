@@ -23,7 +23,7 @@ from grace_st.bulk.formats import (
     output_format_of,
 )
 from grace_st.cli.command import Command, CommandError
-from grace_st.cli.model_folder import BUNDLED, model_folder
+from grace_st.cli.models import BUNDLED, model_folder
 from grace_st.cli.terminal import open_console, quiet_libraries, write_json
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grace_st.cli.command import Command, CommandError
-from grace_st.cli.model_folder import BUNDLED, model_folder
+from grace_st.cli.models import BUNDLED, model_folder
 from grace_st.cli.sizes import size
 from grace_st.cli.terminal import quiet_libraries, write_json
 from grace_st.serve.limits import Limits

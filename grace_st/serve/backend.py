@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from grace_st.encoding import grace_module, instruction_of, through_later_modules
 from grace_st.engines.base import PromptTokens, Rollout, Sampling
 from grace_st.fingerprint import folder_revision
 from grace_st.model import GraceModel
 from grace_st.serve.schemas import DOCUMENT_TYPES, QUERY_TYPES, EmbeddingRequest, Inputs
-from grace_st.store import RationaleStore, StoreError, StoreFileError
-from grace_st.store.generation import canonical_sampling, entry_of, prompt_key, rollout_of
+from grace_st.store import RationaleStore, StoredRollout, StoreError, StoreFileError
+from grace_st.store.generation import canonical_sampling, prompt_key
 from grace_st.truncation import counting_truncation
 
 logger = logging.getLogger(__name__)
@@ -156,7 +157,9 @@ class ModelBackend:
         except (StoreError, StoreFileError) as error:
             logger.error("the store cannot be read, so texts are generated: %s", error)
             return [None] * len(prompts)
-        rollouts = {key: rollout_of(entry) for key, entry in found.items()}
+        rollouts = {
+            key: Rollout(entry.ids, entry.stop_id, torch.from_numpy(entry.vector)) for key, entry in found.items()
+        }
         answers = dict(zip(rollouts, self._answers(list(rollouts.values())), strict=True))
         return [answers.get(key) for key in keys]
 
@@ -173,7 +176,10 @@ class ModelBackend:
     def _keep(self, prompts: Sequence[PromptTokens], sampling: Sampling, rollouts: Sequence[Rollout]) -> None:
         if self.store is None or self._settings is None or self.store.read_only:
             return
-        entries = {prompt_key(prompt): entry_of(rollout) for prompt, rollout in zip(prompts, rollouts, strict=True)}
+        entries = {
+            prompt_key(prompt): StoredRollout(rollout.ids, rollout.stop_id, rollout.vector.numpy())
+            for prompt, rollout in zip(prompts, rollouts, strict=True)
+        }
         try:
             self.store.put({**self._settings, "sampling": canonical_sampling(sampling)}, entries)
         except (StoreError, StoreFileError) as error:

@@ -115,7 +115,7 @@ def generate_with_store(
     check_sampling(sampling)
     space = {**settings, "sampling": canonical_sampling(sampling)}
     keys = [prompt_key(prompt) for prompt in prompts]
-    found = {key: rollout_of(entry) for key, entry in store.get(space, keys).items()}
+    found = {key: _rollout(entry) for key, entry in store.get(space, keys).items()}
     if progress is not None and found:
         progress(sum(key in found for key in keys))
     waiting: dict[bytes, list[int]] = {}
@@ -130,7 +130,7 @@ def generate_with_store(
         rollouts = generate([prompts[waiting[key][0]] for key in batch], progress)
         fresh = dict(zip(batch, rollouts, strict=True))
         try:
-            store.put(space, {key: entry_of(rollout) for key, rollout in fresh.items()})
+            store.put(space, {key: _entry(rollout) for key, rollout in fresh.items()})
         except StoreBusyError as error:
             # They are worth more than their copy.
             logger.warning("%d rationales are not kept: %s", len(fresh), error)
@@ -140,11 +140,9 @@ def generate_with_store(
     return [found[key] for key in keys]
 
 
-def rollout_of(entry: StoredRollout) -> Rollout:
-    """What was stored, as the engine gave it."""
+def _rollout(entry: StoredRollout) -> Rollout:
     return Rollout(entry.ids, entry.stop_id, torch.from_numpy(entry.vector))
 
 
-def entry_of(rollout: Rollout) -> StoredRollout:
-    """A rollout as it is stored."""
+def _entry(rollout: Rollout) -> StoredRollout:
     return StoredRollout(rollout.ids, rollout.stop_id, rollout.vector.numpy())

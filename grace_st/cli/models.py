@@ -1,4 +1,4 @@
-"""The option ``--model`` of commands that load a model."""
+"""Models as the command line names them: a folder, or the bundled one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from pathlib import Path
 from grace_st.cli.command import CommandError
 
 BUNDLED = "grace-nano"
-"""The name of the bundled model."""
 
 
 def model_folder(name: str) -> Path | None:
     """The folder of the model, or None for the bundled one.
 
     Raises:
-        CommandError: There is none.
+        CommandError: There is no such folder, or it is no model folder.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
