@@ -129,6 +129,10 @@ def announced(folder: Path) -> dict[str, Any]:
     return values
 
 
+def port_of(folder: Path) -> int:
+    return int(announced(folder)["url"].removesuffix("/v1").rpartition(":")[2])
+
+
 def send(port: int, method: str, path: str, **fields: Any) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
     try:
@@ -145,29 +149,30 @@ def test_a_signal_finishes_what_is_in_flight(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     monkeypatch.setenv("GRACE_ST_API_KEY", "key")
-    with (
-        child(tmp_path, "--model", "grace-nano", "--max-batch-texts", "4") as (pid, wait),
-        ThreadPoolExecutor() as pool,
-    ):
+    compute = ModelBackend.compute
+
+    def held(self: ModelBackend, *arguments: Any) -> Any:
+        until((tmp_path / "go").exists)
+        return compute(self, *arguments)
+
+    monkeypatch.setattr(ModelBackend, "compute", held)
+    options = ("--model", "grace-nano", "--max-batch-texts", "2", "--max-new-tokens", "4")
+    with child(tmp_path, *options) as (pid, wait), ThreadPoolExecutor() as pool:
         values = announced(tmp_path)
         assert values["pid"] == pid and values["models"] == ["grace-nano"] and values["url"].endswith("/v1")
-        port = int(values["url"].removesuffix("/v1").rpartition(":")[2])
-        texts = [f"text {index}" for index in range(10)]
-        in_flight = pool.submit(send, port, "POST", "/v1/embeddings", input=texts)
-        until(lambda: b"grace_st_batch_seconds_count 1.0" in send(port, "GET", "/metrics")[1])
+        port = port_of(tmp_path)
+        in_flight = pool.submit(send, port, "POST", "/v1/embeddings", input=["a", "b", "c", "d", "e"])
+        until(lambda: b"grace_st_queue_texts 3.0" in send(port, "GET", "/metrics")[1])
         os.kill(pid, number)
         until(lambda: send(port, "GET", "/ready")[0] == 503)
         assert send(port, "POST", "/v1/embeddings", input="late")[0] == 503
+        (tmp_path / "go").touch()
         status, body = in_flight.result()
-        assert status == 100 and len(json.loads(body)["data"]) == 10
+        assert status == 200 and len(json.loads(body)["data"]) == 5
         assert wait() == 0
     lines = [json.loads(line) for line in (tmp_path / "err").read_text().splitlines()]
     assert {line["message"] for line in lines} >= {f"grace-nano is served at {values['url']}", "request"}
     assert all(line["level"] == "info" for line in lines), lines
-
-
-def port_of(folder: Path) -> int:
-    return int(announced(folder)["url"].removesuffix("/v1").rpartition(":")[2])
 
 
 def test_an_engine_that_fails_for_good_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
