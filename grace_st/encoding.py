@@ -115,7 +115,7 @@ def encode_with_rationales(
                 progress=advance,
                 store=store,
             )
-            vectors = _through_later_modules(model, rollouts)
+            vectors = through_later_modules(model, rollouts)
             for index, tokens, rollout, vector in zip(window, prompts, rollouts, vectors, strict=True):
                 rationale = module.prompt.decode(rollout.ids)
                 encodings[index] = Encoding(vector, rationale, list(rollout.ids), rollout.finished, tokens.truncated)
@@ -198,7 +198,7 @@ def instruction_of(model: SentenceTransformer, prompt: str | None, prompt_name: 
     return model.prompts[name]
 
 
-def _through_later_modules(model: SentenceTransformer, rollouts: Sequence[Rollout]) -> np.ndarray:
+def through_later_modules(model: SentenceTransformer, rollouts: Sequence[Rollout]) -> np.ndarray:
     """``[N, d]`` float32: what modules after ours (a projection, say) make of the pooled vectors."""
     vectors = torch.stack([rollout.vector for rollout in rollouts])
     later = list(model.children())[1:]

@@ -222,6 +222,30 @@ class GenerateThenPool(InputModule):
         self._truncation.report(len(prompts), sum(tokens.truncated for tokens in prompts), limit)
         return prompts
 
+    def prompts_of_ids(self, texts: Sequence[Sequence[int]], instruction: str | None = None) -> list[PromptTokens]:
+        """The prompts of texts that are given as the ids of their tokens, without special tokens.
+
+        Raises:
+            ValueError: An id has no embedding or is a control token, or the template leaves no room for a text.
+        """
+        for index, ids in enumerate(texts):
+            unknown = next((token_id for token_id in ids if not 0 <= token_id < self.vocabulary_size), None)
+            if unknown is not None:
+                raise ValueError(
+                    f"text {index} has the token id {unknown}, but the model has embeddings for 0 to "
+                    f"{self.vocabulary_size - 1} only: ids must be made by the model's own tokenizer"
+                )
+            if not self.prompt.structural_ids.isdisjoint(ids):
+                control = next(token_id for token_id in ids if token_id in self.prompt.structural_ids)
+                raise ValueError(
+                    f"text {index} has the control token {self.tokenizer.convert_ids_to_tokens(control)!r} (id "
+                    f"{control}), which no text can hold: tokenise with add_special_tokens=False"
+                )
+        limit = self.config.max_seq_length
+        prompts = self.prompt.frame(texts, max_seq_length=limit, instruction=instruction)
+        self._truncation.report(len(prompts), sum(tokens.truncated for tokens in prompts), limit)
+        return prompts
+
     def forward(self, features: dict[str, Any], **options: Any) -> dict[str, Any]:
         """Generate and pool.
 

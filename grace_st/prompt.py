@@ -96,6 +96,37 @@ class RepresentationPrompt:
         self.__dict__.update(state)
         self._prepare()
 
+    def frame(
+        self, texts: Sequence[Sequence[int]], *, max_seq_length: int, instruction: str | None = None
+    ) -> list[PromptTokens]:
+        """Prompts of texts that are token ids already.
+
+        Args:
+            texts: Ids of each user's text, without special tokens; the ids are not looked at.
+            max_seq_length: As for `tokenize`.
+            instruction: As for `tokenize`.
+
+        Returns:
+            One prompt per text.
+
+        Raises:
+            ValueError: Head, instruction and tail alone leave no room for a text.
+        """
+        head = self.head_ids + (self._text_ids([instruction])[0] if instruction else ())
+        room = max_seq_length - len(head) - len(self.tail_ids)
+        if room < 1:
+            raise ValueError(
+                f"max_seq_length is {max_seq_length} tokens, but the template needs {len(self.head_ids)} before and "
+                f"{len(self.tail_ids)} after the text"
+                + (f", and the instruction {len(head) - len(self.head_ids)}" if instruction else "")
+                + ": raise max_seq_length"
+                + (" or shorten the instruction" if instruction else "")
+            )
+        return [
+            PromptTokens(head + tuple(ids[:room]) + self.tail_ids, len(head), truncated=len(ids) > room)
+            for ids in texts
+        ]
+
     def tokenize(
         self, texts: Sequence[str], *, max_seq_length: int, instruction: str | None = None
     ) -> list[PromptTokens]:
@@ -118,20 +149,10 @@ class RepresentationPrompt:
                 raise TypeError(f"text {index} must be a string, got {type(text).__name__}: {text!r:.80}")
         if instruction is not None and not isinstance(instruction, str):
             raise TypeError(f"the instruction must be a string, got {type(instruction).__name__}: {instruction!r:.80}")
-        head = self.head_ids + (self._text_ids([instruction])[0] if instruction else ())
-        room = max_seq_length - len(head) - len(self.tail_ids)
-        if room < 1:
-            raise ValueError(
-                f"max_seq_length is {max_seq_length} tokens, but the template needs {len(self.head_ids)} before and "
-                f"{len(self.tail_ids)} after the text"
-                + (f", and the instruction {len(head) - len(self.head_ids)}" if instruction else "")
-                + ": raise max_seq_length"
-                + (" or shorten the instruction" if instruction else "")
-            )
         return [
-            PromptTokens(head + ids[:room] + self.tail_ids, len(head), truncated=len(ids) > room)
+            tokens
             for batch in _batches(texts)
-            for ids in self._text_ids(batch)
+            for tokens in self.frame(self._text_ids(batch), max_seq_length=max_seq_length, instruction=instruction)
         ]
 
     def text_offsets(self, text: str) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ ENTRY_POINT_GROUP = "grace_st.commands"
 
 BUILT_IN: Mapping[str, str] = {
     "demo": "grace_st.cli.demo:COMMAND",
+    "serve": "grace_st.cli.serve:COMMAND",
     "encode": "grace_st.cli.encode:COMMAND",
     "explain": "grace_st.cli.explain:COMMAND",
     "convert": "grace_st.cli.convert:COMMAND",
