@@ -67,3 +67,22 @@ def deduplicate(keys: Sequence[tuple[int, ...]]) -> tuple[list[int], list[int]]:
             distinct.append(index)
         owners.append(seen[key])
     return distinct, owners
+
+
+def check_context(max_seq_length: int, max_new_tokens: int, context_length: int | None) -> None:
+    """Refuse limits that the model's context cannot hold.
+
+    Raises:
+        ValueError: Names values that fit.
+    """
+    if context_length is None or max_seq_length + max_new_tokens <= context_length:
+        return
+    fits = max(1, context_length - max_new_tokens)
+    if max_new_tokens < context_length:
+        advice = f"max_seq_length={fits} fits this budget"
+    else:
+        advice = f"for example max_seq_length={context_length // 2}, max_new_tokens={context_length // 4}"
+    raise ValueError(
+        f"max_seq_length={max_seq_length} and max_new_tokens={max_new_tokens} exceed the model's context of "
+        f"{context_length} tokens: {advice}"
+    )

@@ -61,7 +61,7 @@ def _ids(place: int, length: int, vocabulary_size: int) -> tuple[int, ...]:
 
 def _vector(result: Result, pooling: str) -> NDArray[np.float32]:
     values = np.frombuffer(result.vector, dtype=np.float32)
-    return values / result.count if pooling == "mean" else values
+    return values / np.float32(result.count) if pooling == "mean" else values
 
 
 def _difference(one: NDArray[np.float32], two: NDArray[np.float32]) -> float:

@@ -53,8 +53,8 @@ OnResult = Callable[[int, Result], None]
 class VllmEngine:
     """Generates and pools with vLLM, which runs in a process of its own and holds the only copy of the weights.
 
-    Starts vLLM and checks a few of its vectors. After a call that was interrupted or failed vLLM is not running any
-    more; the next call starts it again.
+    `start` starts vLLM and checks a few of its vectors. After a call that was interrupted or failed vLLM is not running
+    any more; the next call starts it again.
 
     Args:
         folder: The model folder: config and weights as transformers saves them.
@@ -67,14 +67,8 @@ class VllmEngine:
         trust_remote_code: For checkpoints whose architecture has code of its own.
         options: See `VllmOptions`.
 
-    Attributes:
-        ready: What was started.
-
     Raises:
-        VllmMissingError: vLLM is not installed, or in an unsupported version; an `ImportError`.
-        ValueError: The pooling is not possible here, or the folder is an adapter.
-        VllmStartError: vLLM cannot be started; the message has the cause.
-        VllmMismatchError: Its vectors are not what they should be, or it keeps other books than expected.
+        ValueError: The pooling is not possible here, or ``max_model_len`` does not fit.
     """
 
     def __init__(
@@ -103,18 +97,11 @@ class VllmEngine:
                 f"pooling={pooling!r} needs states that vLLM does not hand out (it hands out the last layer's): use "
                 f"engine='torch', or pooling={' or '.join(map(repr, REDUCTIONS))}"
             )
-        if (self.folder / "adapter_config.json").is_file():
-            raise ValueError(
-                f"{self.folder} is a LoRA adapter, and engine='vllm' serves whole models: merge it with `grace-st "
-                f"convert {self.folder} FOLDER`, or use engine='torch'"
-            )
         self.max_model_len = self._model_length(longest)
-        require_vllm()
         self._lock = threading.RLock()
         self._process: HostProcess | None = None
+        self._ready: Ready | None = None
         self._weights: str | None = None
-        with self._lock:
-            self.ready = self._start()
 
     def _model_length(self, longest: int) -> int:
         wanted, context = self.options.max_model_len, self._context_length
@@ -135,6 +122,14 @@ class VllmEngine:
         )
 
     # ---------------------------------------------------------------- what it is
+
+    @property
+    def ready(self) -> Ready:
+        """What was started. Starts it, if need be."""
+        if self._ready is None:
+            self.start()
+        assert self._ready is not None
+        return self._ready
 
     @property
     def mode(self) -> Literal["one_pass", "two_pass"]:
@@ -176,6 +171,20 @@ class VllmEngine:
 
     # ---------------------------------------------------------------- public
 
+    def start(self) -> None:
+        """Start vLLM and check its vectors, unless it is running.
+
+        Raises:
+            VllmMissingError: vLLM is not installed, or in an unsupported version; an `ImportError`.
+            VllmStartError: vLLM cannot be started; the message has the cause.
+            VllmMismatchError: Its vectors are not what they should be, or it keeps other books than expected.
+        """
+        with self._lock:
+            if self._process is None or not self._process.is_running:
+                self.close()
+                require_vllm()
+                self._start()
+
     def generate(
         self,
         prompts: Sequence[PromptTokens],
@@ -203,6 +212,11 @@ class VllmEngine:
             return repeated
         budget = sampling.max_new_tokens
         self._check(prompts, [budget] * len(prompts))
+        if sampling.do_sample and not self.ready.seeds:
+            raise ValueError(
+                "vLLM cannot sample with seeds on a CPU while it reads prompts in pieces: leave out the engine option "
+                "enable_chunked_prefill=true, or do_sample"
+            )
         distinct, owners = deduplicate([(*prompt.ids, prompt.pool_start) for prompt in prompts])
         places: list[list[int]] = [[] for _ in distinct]
         for place, owner in enumerate(owners):
@@ -272,9 +286,7 @@ class VllmEngine:
         jobs = [Job(str(number), sequences[index], starts[index], 1) for number, index in enumerate(distinct)]
         with self._call(len(jobs), vectors):
             self._pool(jobs, finish, distinct)
-        return [
-            Rollout(tuple(given), None, vectors[owner]) for given, owner in zip(rationales, owners, strict=True)
-        ]
+        return [Rollout(tuple(given), None, vectors[owner]) for given, owner in zip(rationales, owners, strict=True)]
 
     def close(self) -> None:
         """End vLLM. The next call starts it again."""
@@ -369,8 +381,8 @@ class VllmEngine:
 
     # ---------------------------------------------------------------- the process
 
-    def _start(self) -> Ready:
-        """Start vLLM and check its vectors."""
+    def _arguments(self) -> dict[str, Any]:
+        """For ``vllm.LLM``, but for what depends on the device."""
         options = self.options
         arguments: dict[str, Any] = {
             "model": str(self.folder),
@@ -380,6 +392,7 @@ class VllmEngine:
             "logprobs_mode": "raw_logprobs",  # of the model's own distribution
             # What is cached is not computed, and what is not computed cannot be pooled.
             "enable_prefix_caching": False,
+            "load_format": "safetensors",
             "max_model_len": self.max_model_len + 1,
             "trust_remote_code": self._trust_remote_code,
             "tensor_parallel_size": options.tensor_parallel_size,
@@ -395,8 +408,12 @@ class VllmEngine:
         ):
             if getattr(options, name) is not None:
                 arguments[name] = getattr(options, name)
+        return arguments
+
+    def _start(self) -> None:
+        options = self.options
         chunked = False if options.two_pass else options.enable_chunked_prefill
-        start = Start(arguments=arguments, dtype=options.dtype, chunked_prefill=chunked, pooling=self.pooling)
+        start = Start(arguments=self._arguments(), dtype=options.dtype, chunked_prefill=chunked, pooling=self.pooling)
         environment = {**ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": str(options.cpu_cache_gib)}
         process = self._process = HostProcess(HOST, environment)
         try:
@@ -404,7 +421,7 @@ class VllmEngine:
             ready = process.receive(options.start_limit)
             if isinstance(ready, Failed):
                 raise VllmStartError(f"vLLM cannot be started with {self.folder}: {ready.cause}")
-            self.ready = ready
+            self._ready = ready
             self._check_itself()
         except VllmSilentError as error:
             self.close()
@@ -418,7 +435,6 @@ class VllmEngine:
         except BaseException:
             self.close()
             raise
-        return self.ready
 
     def _check_itself(self) -> None:
         ready = self.ready
@@ -439,9 +455,7 @@ class VllmEngine:
     def _call(self, count: int, done: dict[int, Any]) -> Iterator[None]:
         """One call at a time, with vLLM running; whatever ends it early ends vLLM, which is busy with its requests."""
         with self._lock:
-            if self._process is None or not self._process.is_running:
-                self.close()
-                self._start()
+            self.start()
             try:
                 yield
             except VllmSilentError as error:
@@ -497,6 +511,4 @@ def _rollout(result: Result, budget: int, vector: Tensor | None) -> Rollout:
     ended = result.stop_id is not None and not is_full
     ids = result.ids[:-1] if ended else result.ids[:budget]
     logprobs = None if result.logprobs is None else result.logprobs[: len(ids) + ended]
-    return Rollout(
-        ids, result.stop_id if ended else None, torch.zeros(0) if vector is None else vector, logprobs
-    )
+    return Rollout(ids, result.stop_id if ended else None, torch.zeros(0) if vector is None else vector, logprobs)

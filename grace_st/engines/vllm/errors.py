@@ -15,7 +15,7 @@ class VllmDiedError(VllmError):
     """The process that runs vLLM, or one of its workers, ended in the middle of a call."""
 
 
-class VllmSilentError(VllmError, TimeoutError):
+class VllmSilentError(VllmError):
     """vLLM has made no step for longer than it may."""
 
 

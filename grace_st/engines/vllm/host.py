@@ -96,14 +96,12 @@ class Host:
         arguments["dtype"] = start.dtype or ("float32" if on_cpu else "auto")
         chunked = start.chunked_prefill
         if chunked is None and on_cpu:
-            # The generator of a seeded request whose prompt is read in pieces is refused by PyTorch on a CPU.
-            chunked = False
+            chunked = False  # so that seeds work
         if chunked is not None:
             arguments["enable_chunked_prefill"] = chunked
         if chunked is False:
             budget, longest = arguments.get("max_num_batched_tokens"), arguments["max_model_len"]
             arguments["max_num_batched_tokens"] = max(budget or 8192, longest)
-        self.seeds_work = not (on_cpu and chunked)
         self.llm = vllm.LLM(worker_extension_cls=EXTENSION, **arguments)
         self.engine = self.llm.llm_engine
         installed = self.llm.collective_rpc("grace_install", args=(start.pooling,))[0]
@@ -112,6 +110,8 @@ class Host:
             version=vllm.__version__,
             device=str(current_platform.device_type),
             dtype=str(model.dtype).removeprefix("torch."),
+            # The generator of a seeded request whose prompt is read in pieces is refused by PyTorch on a CPU.
+            seeds=not (on_cpu and chunked),
             **installed,
         )
         self.last_beat = time.monotonic()
@@ -144,11 +144,6 @@ class Host:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        if not self.seeds_work and any(job.seed is not None for job in batch.jobs):
-            raise ValueError(
-                "vLLM's build for CPUs cannot sample with seeds while it reads prompts in pieces: leave out "
-                "enable_chunked_prefill=true, or do_sample"
-            )
         for first in range(0, len(batch.jobs), _ADD_EVERY):
             part = batch.jobs[first : first + _ADD_EVERY]
             if batch.pooled is not None:
@@ -205,9 +200,7 @@ def _stop_id(output: Any) -> int | None:
 def _logprobs(output: Any) -> tuple[float, ...] | None:
     if output.logprobs is None:
         return None
-    return tuple(
-        float(entry[token].logprob) for token, entry in zip(output.token_ids, output.logprobs, strict=True)
-    )
+    return tuple(float(entry[token].logprob) for token, entry in zip(output.token_ids, output.logprobs, strict=True))
 
 
 if __name__ == "__main__":

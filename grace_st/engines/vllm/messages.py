@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Pooled = Literal["requests", "sequences"]
-"""How a worker tells whose a hidden state is: by vLLM's requests, in any step; or by whole sequences of token ids, which
-must each be read in one step."""
+"""How a worker tells whose a hidden state is: by vLLM's requests, in any step; or by whole sequences of token ids,
+each of which must be read in one step."""
 
 # ---------------------------------------------------------------- to the host
 
@@ -76,6 +76,7 @@ class Ready:
         dtype: Of the weights, e.g. ``"bfloat16"``.
         dimension: Of the vectors.
         architecture: The class that runs the model.
+        seeds: Whether it can sample with seeds.
         cause: Why states cannot be pooled while generating; None where they can.
     """
 
@@ -84,6 +85,7 @@ class Ready:
     dtype: str
     dimension: int
     architecture: str
+    seeds: bool = True
     cause: str | None = None
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
+LEAST_TOKENS = 32
 _LIMITS = ("start_limit", "step_limit")
 
 
@@ -25,10 +26,10 @@ class VllmOptions:
         max_model_len: Longest prompt with its rationale, in tokens; None takes what the model folder's limits need, and
             at least 4,096 where the context allows it.
         max_num_seqs: Texts decoded at once.
-        max_num_batched_tokens: Tokens of one step.
+        max_num_batched_tokens: Tokens of one step, at least 32.
         enforce_eager: Neither compile the model nor record CUDA graphs: starts faster, runs slower.
-        enable_chunked_prefill: Read long prompts in pieces. On a CPU off unless asked for, since vLLM's CPU build cannot
-            sample with seeds then.
+        enable_chunked_prefill: Read long prompts in pieces. On a CPU off unless asked for, since vLLM cannot then
+            sample with seeds there.
         quantization: vLLM's name of a quantization.
         kv_cache_dtype: Of the cache, e.g. ``"fp8"``.
         cpu_cache_gib: Size of the cache on a CPU, in GiB.
@@ -60,6 +61,11 @@ class VllmOptions:
         for name in ("tensor_parallel_size", "cpu_cache_gib", "max_model_len", "max_num_seqs"):
             self._check_whole(name)
         self._check_whole("max_num_batched_tokens")
+        if self.max_num_batched_tokens is not None and self.max_num_batched_tokens < LEAST_TOKENS:
+            raise ValueError(
+                f"engine option max_num_batched_tokens must be at least {LEAST_TOKENS}, got "
+                f"{self.max_num_batched_tokens}: the check at the start reads that many at once"
+            )
         for name in ("two_pass", "enforce_eager", "enable_chunked_prefill"):
             value = getattr(self, name)
             if not isinstance(value, bool) and (name == "two_pass" or value is not None):
@@ -71,11 +77,11 @@ class VllmOptions:
         if self.dtype not in (None, "float32", "bfloat16", "float16"):
             raise ValueError(f"engine option dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
         share = self.gpu_memory_utilization
-        if share is not None and (not isinstance(share, Real) or isinstance(share, bool) or not 0 < share <= 1):
+        if share is not None and (not isinstance(share, Real) or isinstance(share, bool) or not 0 < float(share) <= 1):
             raise ValueError(f"engine option gpu_memory_utilization must be a share in (0, 1], got {share!r}")
         for name in _LIMITS:
             value = getattr(self, name)
-            if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < float("inf"):
+            if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < float("inf"):
                 raise ValueError(f"engine option {name} must be a number of seconds > 0, got {value!r}")
         if self.speculative_config is not None:
             if not isinstance(self.speculative_config, Mapping):
@@ -97,7 +103,7 @@ class VllmOptions:
         value = getattr(self, name)
         if value is None:
             return
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
             raise ValueError(f"engine option {name} must be an integer >= 1, got {value!r}")
 
     @classmethod

@@ -113,9 +113,7 @@ class RunningTable:
             flat = np.arange(ends[-1]) + np.repeat(first - (ends - lengths), lengths)
             picked = states.index_select(0, self.on_device(flat)).float()
             # Checking the lengths would wait for the device.
-            pieces = torch.segment_reduce(
-                picked, self.reduction, lengths=self.on_device(lengths), axis=0, unsafe=True
-            )
+            pieces = torch.segment_reduce(picked, self.reduction, lengths=self.on_device(lengths), axis=0, unsafe=True)
             self._merge(index, pieces)
         self.count[rows] += lengths
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from packaging.specifiers import SpecifierSet
-
 INSTALL = "pip install 'grace-st[vllm]'"
 SUPPORTED = ">=0.24,<0.33"
 TESTED = ("0.28.0",)
@@ -24,6 +22,8 @@ def require_vllm() -> str:
     Raises:
         VllmMissingError: Names what was found and the command that installs the right one.
     """
+    from packaging.specifiers import SpecifierSet
+
     found = installed()
     if found is None:
         raise VllmMissingError(f"engine='vllm' needs vLLM, which is not installed: {INSTALL}")

@@ -3,10 +3,10 @@
 vLLM mixes this class into its own worker (``worker_extension_cls``), and calls its methods by name with
 ``collective_rpc``. Between a worker and its caller only numbers, strings and bytes travel.
 
-Two ways to know whose a state is. `RequestPool` reads vLLM's own books of a step (``input_batch``, ``query_start_loc``),
-so it works in any step: prompts in pieces, texts that are put off and read again, tokens generated beside prompts being
-read. `SequencePool` looks at nothing but the model's inputs, token ids and positions; it needs each sequence whole in one
-step, and is the reference that the other one is checked with.
+Two ways to know whose a state is. `RequestPool` reads vLLM's own books of a step (``input_batch``,
+``query_start_loc``), so it works in any step: prompts in pieces, texts that are put off and read again, tokens
+generated beside prompts being read. `SequencePool` looks at nothing but the model's inputs, token ids and positions; it
+needs each sequence whole in one step, and is the reference that the other one is checked with.
 """
 
 from __future__ import annotations
