@@ -146,7 +146,7 @@ class GenerateThenPool(InputModule):
 
     def __getattr__(self, name: str) -> Any:
         """Say where the weights are when there is no model."""
-        if name == "model":
+        if name == "model" and "model" not in self._modules:
             raise AttributeError("the weights are in vLLM, so there is no transformers model: load with engine='torch'")
         return super().__getattr__(name)
 

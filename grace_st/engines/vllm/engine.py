@@ -446,8 +446,8 @@ class VllmEngine:
         difference = check.largest_difference(self._results, self.pooling, self._pooled, self.vocabulary_size)
         if not difference <= check.TOLERANCE[ready.dtype == "float32"]:
             raise VllmMismatchError(
-                f"vectors of vLLM {ready.version} ({ready.architecture}, {ready.dtype}) differ by {difference:.2g} from "
-                f"those of the same sequences read alone: use engine='torch', the engine option two_pass=true, or a "
+                f"vectors of vLLM {ready.version} ({ready.architecture}, {ready.dtype}) differ by {difference:.2g} "
+                f"from those of the same sequences read alone: use engine='torch', the engine option two_pass=true, or a "
                 f"version that this was tested with ({', '.join(TESTED)})"
             )
 

@@ -84,8 +84,8 @@ def _with_dtype(options: VllmOptions, model_kwargs: Mapping[str, Any]) -> VllmOp
     others = [name for name in model_kwargs if name not in names]
     if others:
         raise ValueError(
-            f"model_kwargs {others[0]!r} is for transformers, and engine='vllm' loads the weights itself: leave it out, "
-            "or see the engine options of vLLM (quantization, tensor_parallel_size, ...)"
+            f"model_kwargs {others[0]!r} is for transformers, and engine='vllm' loads the weights itself: leave it "
+            "out, or see the engine options of vLLM (quantization, tensor_parallel_size, ...)"
         )
     for value in (model_kwargs[name] for name in names if name in model_kwargs):
         if value is not None and value != "auto":
