@@ -447,7 +447,7 @@ class VllmEngine:
         if not difference <= check.TOLERANCE[ready.dtype == "float32"]:
             raise VllmMismatchError(
                 f"vectors of vLLM {ready.version} ({ready.architecture}, {ready.dtype}) differ by {difference:.2g} "
-                f"from those of the same sequences read alone: use engine='torch', the engine option two_pass=true, or a "
+                "from those of the same sequences read alone: use engine='torch', the engine option two_pass=true, or a "
                 f"version that this was tested with ({', '.join(TESTED)})"
             )
 
