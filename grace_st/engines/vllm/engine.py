@@ -447,8 +447,8 @@ class VllmEngine:
         if not difference <= check.TOLERANCE[ready.dtype == "float32"]:
             raise VllmMismatchError(
                 f"vectors of vLLM {ready.version} ({ready.architecture}, {ready.dtype}) differ by {difference:.2g} "
-                "from those of the same sequences read alone: use engine='torch', the engine option two_pass=true, or a "
-                f"version that this was tested with ({', '.join(TESTED)})"
+                "from those of the same sequences read alone: use engine='torch', the engine option two_pass=true, or "
+                f"a version that this was tested with ({', '.join(TESTED)})"
             )
 
     @contextmanager

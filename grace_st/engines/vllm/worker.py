@@ -220,7 +220,8 @@ class SequencePool:
         for index in range(1, len(tokens) + 1):
             if index < len(tokens) and places[index] == places[index - 1] + 1:
                 continue
-            self._sequence(tuple(tokens[first:index]), states[first:index])
+            if places[first] == 0:
+                self._sequence(tuple(tokens[first:index]), states[first:index])
             first = index
 
     def _sequence(self, key: tuple[int, ...], states: Tensor) -> None:

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grace_st.engines.vllm import engine as engine_module
+from grace_st.engines.vllm import loading
+from grace_st.engines.vllm.engine import VllmEngine
+from grace_st.engines.vllm.options import VllmOptions
+from tests.vllm import fake_host
+
+MakeEngine = Callable[..., VllmEngine]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """vLLM is a fake in a real process; ``fake("die=7")`` says what it does besides."""
+    command = (sys.executable, str(Path(fake_host.__file__)))
+    monkeypatch.setattr(engine_module, "HOST", command)
+    monkeypatch.setattr(engine_module, "require_vllm", lambda: "0.0")
+    monkeypatch.setattr(loading, "require_vllm", lambda: "0.0")
+    monkeypatch.setenv("FAKE_VLLM", "")
+    return lambda behaviour: monkeypatch.setenv("FAKE_VLLM", behaviour)
+
+
+@pytest.fixture
+def make(fake: Callable[[str], None], tmp_path: Path) -> Iterator[MakeEngine]:
+    """``make("die=7", two_pass=True)``: an engine over the fake, not yet started."""
+    made: list[VllmEngine] = []
+
+    def get(behaviour: str = "", *, pooling: Any = "mean", **options: Any) -> VllmEngine:
+        fake(behaviour)
+        made.append(
+            VllmEngine(
+                tmp_path,
+                eos_token_ids=[3, 4],
+                vocabulary_size=fake_host.TOKENS,
+                context_length=100,
+                longest=60,
+                pooling=pooling,
+                options=VllmOptions.of(options),
+            )
+        )
+        return made[-1]
+
+    yield get
+    for engine in made:
+        engine.close()
