@@ -6,12 +6,16 @@ import re
 import signal
 
 _ERROR = re.compile(r"(?:^|\s)((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt)): (?P<said>\S.*)$")
+_NOISE = re.compile(r"\d+ validation errors? for \w+ (Value error, )?")
+_LISTS = re.compile(r" (Supported architectures|Must be one of):? .*$")  # hundreds of names
+_LONGEST = 300
 _EMPTY = ("Engine core initialization failed", "Engine core proc", "EngineCore encountered an issue", "WorkerProc")
 # What vLLM says, and what one can do about it here.
 _ADVICE = (
     (
         r"less than desired GPU memory utilization|No available memory for the cache|out of memory|"
-        r"OutOfMemoryError|Cannot allocate memory|can't allocate memory|Unable to allocate",
+        r"is less than requested memory|OutOfMemoryError|Cannot allocate memory|can't allocate memory|"
+        r"Unable to allocate",
         "too little memory: free some, or change the engine options gpu_memory_utilization (on a GPU) or "
         "cpu_cache_gib (on a CPU), or lower max_model_len",
     ),
@@ -26,7 +30,7 @@ _ADVICE = (
         "vLLM does not know this model: use engine='torch', or a newer vLLM",
     ),
     (
-        r"[Hh]ead.?(size|dim)\w* .*(not supported|must be)|not supported head",
+        r"[Hh]ead.?(size|dim)\w* .*(not supported|must be)|not supported head|attention configuration: head_dim",
         "vLLM has no attention for this model's head size on this machine: use engine='torch'",
     ),
     (r"No CUDA GPUs are available|Failed to infer device type", "vLLM finds no GPU that it was built for"),
@@ -35,9 +39,10 @@ _ADVICE = (
 
 def with_advice(said: str) -> str:
     """One line: what was said, and what to do about it where that is known."""
-    line = " ".join(said.split())
-    if len(line) > 500:
-        line = f"{line[:500]}..."
+    line = _NOISE.sub("", " ".join(said.split()))
+    line = _LISTS.sub("", line)
+    if len(line) > _LONGEST:
+        line = f"{line[:_LONGEST]}..."
     for pattern, advice in _ADVICE:
         if re.search(pattern, said, flags=re.DOTALL):
             return f"{line} ({advice})"
