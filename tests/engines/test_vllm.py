@@ -18,10 +18,11 @@ from tests.engines.vllm_models import GREEDY, LENGTHS, assert_consistent, assert
 pytestmark = pytest.mark.xdist_group("vllm")
 
 
+Started = tuple[Path, VllmEngine]
+
+
 @pytest.fixture(scope="module", params=["qwen2", "qwen3"])
-def started(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Path, VllmEngine]]:
+def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     folder = models.checkpoint(tmp_path_factory.mktemp("plain"), request.param)
     with models.in_one_process():
         engine = models.engine(folder)
@@ -30,7 +31,7 @@ def started(
     engine.close()
 
 
-def test_greedy_rollouts_are_those_of_the_torch_engine(started: tuple[Path, VllmEngine]) -> None:
+def test_greedy_rollouts_are_those_of_the_torch_engine(started: Started) -> None:
     """More texts than slots, repeated ones, ends by EOS and by the budget."""
     folder, engine = started
     work = prompts(*LENGTHS)
@@ -56,7 +57,7 @@ def test_greedy_rollouts_are_those_of_the_torch_engine(started: tuple[Path, Vllm
     assert_same(engine.embed(work, given), torch_engine.embed(work, given))
 
 
-def test_samples_depend_on_nothing_but_their_text(started: tuple[Path, VllmEngine]) -> None:
+def test_samples_depend_on_nothing_but_their_text(started: Started) -> None:
     folder, engine = started
     work = prompts(*LENGTHS)
     sampling = Sampling(max_new_tokens=10, do_sample=True, temperature=0.8, top_p=0.95, num_samples=3, seed=5)

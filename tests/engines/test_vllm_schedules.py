@@ -1,4 +1,4 @@
-"""What vLLM's scheduler does to a text must not show: pieces, texts that are put off, rejected tokens, several workers."""
+"""What vLLM does to a text must not show: pieces, texts that are put off, rejected tokens, several workers."""
 
 from __future__ import annotations
 

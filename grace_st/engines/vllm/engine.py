@@ -38,7 +38,7 @@ from grace_st.engines.vllm.process import HostProcess
 from grace_st.engines.vllm.sums import REDUCTIONS
 from grace_st.engines.vllm.versions import TESTED, require_vllm
 
-HOST = (sys.executable, "-m", "grace_st.engines.vllm.host")
+HOST = (sys.executable, "-P", "-m", "grace_st.engines.vllm.host")  # -P: imports are those of this process
 WINDOW = 65536
 """Prompts that are best handed over at once: vLLM keeps full only what it has a queue for."""
 
