@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from grace_st.engines.vllm import engine as engine_module
-from grace_st.engines.vllm import loading
 from grace_st.engines.vllm.engine import VllmEngine
 from grace_st.engines.vllm.options import VllmOptions
 from tests.vllm import fake_host
@@ -17,23 +14,12 @@ MakeEngine = Callable[..., VllmEngine]
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """vLLM is a fake in a real process; ``fake("die=7")`` says what it does besides."""
-    command = (sys.executable, str(Path(fake_host.__file__)))
-    monkeypatch.setattr(engine_module, "HOST", command)
-    monkeypatch.setattr(engine_module, "require_vllm", lambda: "0.0")
-    monkeypatch.setattr(loading, "require_vllm", lambda: "0.0")
-    monkeypatch.setenv("FAKE_VLLM", "")
-    return lambda behaviour: monkeypatch.setenv("FAKE_VLLM", behaviour)
-
-
-@pytest.fixture
-def make(fake: Callable[[str], None], tmp_path: Path) -> Iterator[MakeEngine]:
+def make(fake_vllm: Callable[[str], None], tmp_path: Path) -> Iterator[MakeEngine]:
     """``make("die=7", two_pass=True)``: an engine over the fake, not yet started."""
     made: list[VllmEngine] = []
 
     def get(behaviour: str = "", *, pooling: Any = "mean", **options: Any) -> VllmEngine:
-        fake(behaviour)
+        fake_vllm(behaviour)
         made.append(
             VllmEngine(
                 tmp_path,

@@ -5,6 +5,7 @@ What it does besides is in the environment variable ``FAKE_VLLM``: ``die=7`` end
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from grace_st.engines.vllm import host
 from grace_st.engines.vllm.messages import Batch, Ready, Result, Results, Start
 
 DIMENSION = 5
-VOCABULARY = 512
+VOCABULARY = 4096
 TOKENS = 50  # those that it writes
 
 
@@ -47,6 +48,11 @@ class FakeHost:
         if "children" in self.does:
             # One that vLLM would have started; it is asked to be found again by its arguments.
             subprocess.Popen([sys.executable, "-c", f"import time; time.sleep(1000)  # {self.does['children']}"])
+        if "worker" in self.does:
+            # As vLLM's own: started with multiprocessing, and waited for without a limit.
+            worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,), daemon=True)
+            worker.start()
+            self.worker = worker.pid
         cause = "it keeps other books" if "books" in self.does else None
         self.ready = Ready(
             version="0.0", device="cpu", dtype="float32", dimension=DIMENSION, architecture="Fake", cause=cause
@@ -82,6 +88,9 @@ class FakeHost:
             if len(batch.jobs) > 6:  # not the check at the start
                 self.left -= 1
                 if self.left == 0:
+                    if "worker" in self.does:
+                        os.kill(self.worker, signal.SIGKILL)
+                        time.sleep(1000)
                     if "said" in self.does:
                         sys.stderr.write("RuntimeError: the disk has left\n")
                         sys.stderr.flush()

@@ -76,9 +76,9 @@ def test_versions(
 
 
 def test_model_folders(
-    fake: Callable[[str], None], grace_folder: GraceFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake_vllm: Callable[[str], None], grace_folder: GraceFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    del fake
+    del fake_vllm
     folder = grace_folder("qwen2")
     refused: list[tuple[dict[str, Any], str]] = [
         ({"pooling": "mean_penultimate"}, "use engine='torch', or pooling='mean' or 'max' or 'last'"),
@@ -102,9 +102,9 @@ def test_model_folders(
         grace_st.load(adapter, engine="vllm")
 
 
-def test_a_module_over_vllm(fake: Callable[[str], None], grace_folder: GraceFolder, tmp_path: Path) -> None:
+def test_a_module_over_vllm(fake_vllm: Callable[[str], None], grace_folder: GraceFolder, tmp_path: Path) -> None:
     """As far as a fake goes: it writes token ids below 50, and its vectors have five dimensions."""
-    del fake
+    del fake_vllm
     folder = grace_folder("qwen2")
     model = SentenceTransformer(
         str(folder), trust_remote_code=True, model_kwargs={"engine": "vllm", "engine_kwargs": {"max_num_seqs": 4}}
@@ -123,8 +123,8 @@ def test_a_module_over_vllm(fake: Callable[[str], None], grace_folder: GraceFold
         grace_st.GenerateThenPool(None, module.tokenizer, module.config, engine="vllm")  # type: ignore[arg-type]
 
 
-def test_all_texts_are_handed_over_at_once(fake: Callable[[str], None], grace_folder: GraceFolder) -> None:
-    del fake
+def test_all_texts_are_handed_over_at_once(fake_vllm: Callable[[str], None], grace_folder: GraceFolder) -> None:
+    del fake_vllm
     model = grace_st.load(grace_folder("qwen2"), engine="vllm")
     engine = model[0].engine
     sizes: list[int] = []
@@ -210,5 +210,5 @@ def test_causes_of_exits() -> None:
     assert "SIGTERM" in cause.of_exit(-signal.SIGTERM, "")
     assert "runs out of memory" in cause.of_exit(-signal.SIGKILL, "ValueError: x")
     assert cause.of_exit(3, "one\n  the  last line\n") == "it ended with exit code 3: the last line"
-    assert cause.of_error(RuntimeError("Engine core initialization failed."), "KeyError: 'a'") == "KeyError: 'a'"
-    assert cause.of_error(KeyError("x" * 900)).endswith("...")
+    assert cause.of_message("RuntimeError: Engine core initialization failed.", "KeyError: 'a'") == "KeyError: 'a'"
+    assert cause.of_message("x" * 900, "").endswith("...")

@@ -153,6 +153,11 @@ def test_the_cause_of_a_death_is_what_was_written_last(make: MakeEngine) -> None
         make("die=2,said=1").generate(PROMPTS, Sampling(max_new_tokens=3))
 
 
+def test_the_end_of_a_worker_is_noticed_where_vllm_does_not(make: MakeEngine) -> None:
+    with pytest.raises(VllmDiedError, match=r"died with 2 of 9 rationales finished: it was killed \(SIGKILL\)"):
+        make("die=2,worker=1", step_limit=60).generate(PROMPTS, Sampling(max_new_tokens=3))
+
+
 def test_nothing_waits_without_a_limit(make: MakeEngine) -> None:
     with pytest.raises(VllmSilentError, match=r"no step for 1 seconds .*; 4 of 9 rationales were finished"):
         make("hang=4", step_limit=1).generate(PROMPTS, Sampling(max_new_tokens=3))

@@ -49,8 +49,9 @@ class Runner:
             rows += [request.state(request.computed + index) for index in range(count)]
             self.query_start_loc.np[place + 1] = len(rows)
             request.computed += count
-        states = torch.tensor([*rows, *[[float("nan")] * DIMENSION] * 3])
-        pooled.step(states, None, positions=None)
+        with torch.inference_mode():  # as vLLM's steps are
+            states = torch.tensor([*rows, *[[float("nan")] * DIMENSION] * 3])
+            pooled.step(states, None, positions=None)
 
 
 @settings(deadline=None, max_examples=50)

@@ -49,9 +49,8 @@ def with_advice(said: str) -> str:
     return line
 
 
-def of_error(error: BaseException, log: str = "") -> str:
-    """The cause of an error; of one that only says that another process failed, what that process wrote."""
-    said = f"{type(error).__name__}: {error}"
+def of_message(said: str, log: str) -> str:
+    """The cause in an error's message; of one that only says that another process failed, what that process wrote."""
     if any(marker in said for marker in _EMPTY):
         return of_log(log) or with_advice(said)
     return with_advice(said)

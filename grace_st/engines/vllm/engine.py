@@ -30,6 +30,7 @@ from grace_st.engines.base import (
 )
 from grace_st.engines.requests import check_requests, deduplicate, pooled_from
 from grace_st.engines.vllm import check
+from grace_st.engines.vllm.cause import of_exit, of_message
 from grace_st.engines.vllm.errors import VllmDiedError, VllmError, VllmMismatchError, VllmSilentError, VllmStartError
 from grace_st.engines.vllm.host import ENVIRONMENT
 from grace_st.engines.vllm.messages import Batch, Beat, End, Failed, Job, Pooled, Ready, Result, Results, Start
@@ -420,7 +421,7 @@ class VllmEngine:
             process.send(start)
             ready = process.receive(options.start_limit)
             if isinstance(ready, Failed):
-                raise VllmStartError(f"vLLM cannot be started with {self.folder}: {ready.cause}")
+                raise VllmDiedError(_cause(ready, process))
             self._ready = ready
             self._check_itself()
         except VllmSilentError as error:
@@ -490,7 +491,7 @@ class VllmEngine:
                     finish(int(result.name), result)
                 left -= len(message.results)
             elif isinstance(message, Failed):
-                raise VllmDiedError(message.cause)
+                raise VllmDiedError(_cause(message, process))
             elif isinstance(message, End):
                 if left:
                     raise VllmError(f"vLLM left {left} requests from {first} on undone")
@@ -503,6 +504,12 @@ class VllmEngine:
         found: dict[int, Result] = {}
         self._run(jobs, {"temperature": 0.0, "ignore_eos": True}, pooled, found.__setitem__)
         return [found[place] for place in range(len(jobs))]
+
+
+def _cause(failed: Failed, process: HostProcess) -> str:
+    if failed.exit_code is not None:
+        return of_exit(failed.exit_code, process.written())
+    return of_message(failed.cause, process.written())
 
 
 def _rollout(result: Result, budget: int, vector: Tensor | None) -> Rollout:

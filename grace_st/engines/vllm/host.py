@@ -6,17 +6,18 @@ In a process of its own vLLM can be ended whatever it does, and what it needs of
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
-from grace_st.engines.vllm.cause import of_error
 from grace_st.engines.vllm.messages import Batch, Beat, End, Failed, Job, Ready, Result, Results, Start
 
 ENVIRONMENT = {
@@ -34,6 +35,7 @@ _BEAT_SECONDS = 1.0
 _TAKE_EVERY = 64  # finished requests, or seconds:
 _TAKE_SECONDS = 1.0
 _ADD_EVERY = 512
+_GRACE_SECONDS = 5.0
 
 
 def main(descriptor: int) -> None:
@@ -50,16 +52,40 @@ def main(descriptor: int) -> None:
         except (EOFError, OSError):
             os.killpg(0, signal.SIGKILL)
 
+    sending = threading.Lock()
+
+    def send(message: Any) -> None:
+        with sending:
+            connection.send(message)
+
+    def watch() -> None:
+        # vLLM waits for ever for a process of its own that was killed.
+        code = _wait_for_an_end(multiprocessing.active_children())
+        send(Failed("a process of vLLM's ended", code))
+        time.sleep(_GRACE_SECONDS)  # until the other end has read it
+        os.killpg(0, signal.SIGKILL)
+
     threading.Thread(target=listen, daemon=True).start()
-    serve(commands.get, connection.send)
+    serve(commands.get, send, threading.Thread(target=watch, daemon=True).start)
 
 
-def serve(receive: Callable[[], Start | Batch], send: Callable[[Any], None]) -> None:
+def _wait_for_an_end(children: Sequence[BaseProcess]) -> int | None:
+    """The exit code of the first child that ends."""
+    if not children:
+        threading.Event().wait()
+    ended = wait([child.sentinel for child in children])
+    child = next(child for child in children if child.sentinel in ended)
+    child.join()
+    return child.exitcode
+
+
+def serve(receive: Callable[[], Start | Batch], send: Callable[[Any], None], when_started: Callable[[], None]) -> None:
     """Start vLLM, and do batches of requests until one fails."""
     try:
         start = receive()
         assert isinstance(start, Start)
         host = Host(start, send)
+        when_started()
         send(host.ready)
         while True:
             batch = receive()
@@ -72,7 +98,7 @@ def serve(receive: Callable[[], Start | Batch], send: Callable[[Any], None]) -> 
 
         traceback.print_exc()
         sys.stderr.flush()
-        send(Failed(of_error(error)))
+        send(Failed(f"{type(error).__name__}: {error}"))
 
 
 class Host:

@@ -132,7 +132,9 @@ class Failed:
     """Something went wrong, and the host is about to end.
 
     Attributes:
-        cause: One line.
+        cause: What was said.
+        exit_code: Of the process of vLLM's that ended; None where it was an error in the host.
     """
 
     cause: str
+    exit_code: int | None = None

@@ -43,11 +43,14 @@ class RunningTable:
         self.reduction = REDUCTIONS[pooling]
         self.device = torch.device(device)
         self._empty = float("-inf") if self.reduction == "max" else 0.0
-        self._table = torch.full((rows, dimension), self._empty, dtype=torch.float32, device=self.device)
-        self._newest = self._table.clone()
+        # All of it in inference mode, as vLLM's steps are: what is made there cannot be written to outside of it.
+        with torch.inference_mode():
+            self._table = torch.full((rows, dimension), self._empty, dtype=torch.float32, device=self.device)
+            self._newest = self._table.clone()
         self._free = list(range(rows - 1, -1, -1))
         self.count: Ints = np.zeros(rows, dtype=np.int64)
 
+    @torch.inference_mode()
     def new_row(self) -> int:
         """An empty row."""
         if not self._free:
@@ -58,6 +61,7 @@ class RunningTable:
             self._free = list(range(2 * rows - 1, rows - 1, -1))
         return self._free.pop()
 
+    @torch.inference_mode()
     def take(self, rows: list[int], expected: Ints) -> tuple[NDArray[np.float32], Ints]:
         """Empty some rows and free them.
 
@@ -80,6 +84,7 @@ class RunningTable:
         self._free += rows
         return values, counts - left_out
 
+    @torch.inference_mode()
     def add_one_each(self, states: Tensor, index: Tensor, rows: Ints) -> None:
         """Pool one state into each of some rows.
 
@@ -91,6 +96,7 @@ class RunningTable:
         self._merge(index, states.float())
         self.count[rows] += 1
 
+    @torch.inference_mode()
     def add_spans(self, states: Tensor, first: Ints, lengths: Ints, rows: Ints) -> None:
         """Pool a span of states into each of some rows.
 
