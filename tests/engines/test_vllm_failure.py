@@ -23,7 +23,7 @@ from tests.engines.conftest import COMMAND, REPOSITORY, environment
 
 pytestmark = pytest.mark.xdist_group("vllm-failure")
 
-TEXTS = [f"{text} {number}" for number in range(12) for text in tiny.TEXTS]
+TEXTS = [f"{number} {text}" for number in range(12) for text in tiny.TEXTS]
 
 
 @pytest.fixture(scope="module")
