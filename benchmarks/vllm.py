@@ -291,10 +291,9 @@ def summary(arguments: argparse.Namespace, rounds: list[dict[str, dict[str, Any]
         f"{own}/{other}": [a / b for a, b in zip(speeds[own], speeds[other], strict=True)] for own, other in pairs
     }
     # On a CPU that others use as well wall-clock time says little, and what was computed more.
-    work = {
-        f"{own}/{other}": [one[other]["cpu_seconds"] / one[own]["cpu_seconds"] for one in rounds]
-        for own, other in pairs
-    }
+    work = {}
+    for own, other in pairs:
+        work[f"{own}/{other}"] = [one[other]["cpu_seconds"] / one[own]["cpu_seconds"] for one in rounds]
     on_gpu = arguments.device == "cuda"
     return {
         "settings": {
