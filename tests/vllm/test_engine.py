@@ -21,6 +21,7 @@ from grace_st.engines.base import NonFiniteVectorError, PromptTokens, Rollout, S
 from grace_st.engines.vllm.errors import VllmDiedError, VllmMismatchError, VllmSilentError, VllmStartError
 from grace_st.store import RationaleStore
 from grace_st.store.generation import generate_with_store
+from tests.children import in_child
 from tests.vllm.conftest import MakeEngine
 from tests.vllm.fake_host import next_id, states
 
@@ -232,6 +233,15 @@ def paths() -> list[Path]:
 def test_it_cannot_be_copied_to_other_processes(make: MakeEngine) -> None:
     with pytest.raises(ValueError, match="tensor_parallel_size"):
         pickle.dumps(make())
+    engine = make()
+    engine.start()
+
+    def use() -> None:
+        with pytest.raises(ValueError, match="tensor_parallel_size"):
+            engine.generate(PROMPTS, Sampling(max_new_tokens=2))
+
+    assert in_child(use) == 0
+    assert len(engine.generate(PROMPTS, Sampling(max_new_tokens=2))) == len(PROMPTS)
 
 
 def running(engine: object) -> int:

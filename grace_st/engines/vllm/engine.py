@@ -48,6 +48,11 @@ TWO_PASS_WINDOW = 2048
 
 LEAST_LENGTH = 4096
 
+_ONE_PROCESS = (
+    "a model with engine='vllm' cannot be copied to other processes, so encode(..., device=[...]) and pools do not go "
+    "with it: several GPUs are the engine option tensor_parallel_size, or one process for each"
+)
+
 OnResult = Callable[[int, Result], None]
 
 
@@ -99,6 +104,7 @@ class VllmEngine:
                 f"engine='torch', or pooling={' or '.join(map(repr, REDUCTIONS))}"
             )
         self.max_model_len = self._model_length(longest)
+        self._owner = os.getpid()
         self._lock = threading.RLock()
         self._process: HostProcess | None = None
         self._ready: Ready | None = None
@@ -117,10 +123,7 @@ class VllmEngine:
         return length if context is None else min(length, context)
 
     def __getstate__(self) -> NoReturn:
-        raise ValueError(
-            "a model with engine='vllm' cannot be copied to other processes, so encode(..., device=[...]) and pools do "
-            "not go with it: several GPUs are the engine option tensor_parallel_size, or one process for each"
-        )
+        raise ValueError(_ONE_PROCESS)
 
     # ---------------------------------------------------------------- what it is
 
@@ -179,7 +182,10 @@ class VllmEngine:
             VllmMissingError: vLLM is not installed, or in an unsupported version; an `ImportError`.
             VllmStartError: vLLM cannot be started; the message has the cause.
             VllmMismatchError: Its vectors are not what they should be, or it keeps other books than expected.
+            ValueError: This process is a fork of the one that made the engine.
         """
+        if os.getpid() != self._owner:
+            raise ValueError(_ONE_PROCESS)
         with self._lock:
             if self._process is None or not self._process.is_running:
                 self.close()
@@ -415,8 +421,8 @@ class VllmEngine:
         options = self.options
         chunked = False if options.two_pass else options.enable_chunked_prefill
         start = Start(arguments=self._arguments(), dtype=options.dtype, chunked_prefill=chunked, pooling=self.pooling)
-        environment = {**ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": str(options.cpu_cache_gib)}
-        process = self._process = HostProcess(HOST, environment)
+        cache = {} if options.cpu_cache_gib is None else {"VLLM_CPU_KVCACHE_SPACE": str(options.cpu_cache_gib)}
+        process = self._process = HostProcess(HOST, ENVIRONMENT, overruled=cache)
         try:
             process.send(start)
             ready = process.receive(options.start_limit)

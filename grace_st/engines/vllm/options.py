@@ -32,7 +32,7 @@ class VllmOptions:
             sample with seeds there.
         quantization: vLLM's name of a quantization.
         kv_cache_dtype: Of the cache, e.g. ``"fp8"``.
-        cpu_cache_gib: Size of the cache on a CPU, in GiB.
+        cpu_cache_gib: Size of the cache on a CPU, in GiB; None takes ``VLLM_CPU_KVCACHE_SPACE``, or 4.
         speculative_config: vLLM's speculative decoding, e.g. ``{"method": "ngram", ...}``; needs ``two_pass``.
         start_limit: Seconds that starting may take.
         step_limit: Seconds that vLLM may go on without having made a step.
@@ -52,7 +52,7 @@ class VllmOptions:
     enable_chunked_prefill: bool | None = None
     quantization: str | None = None
     kv_cache_dtype: str | None = None
-    cpu_cache_gib: int = 4
+    cpu_cache_gib: int | None = None
     speculative_config: Mapping[str, Any] | None = None
     start_limit: float = 1800.0
     step_limit: float = 300.0

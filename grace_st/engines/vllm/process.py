@@ -35,16 +35,19 @@ class HostProcess:
     Args:
         command: The program and its arguments; the descriptor of its end of the pipe is appended.
         environment: Added to this process' environment, where a name is not set.
+        overruled: Set there in any case.
 
     Raises:
         OSError: It cannot be started.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], *, overruled: Mapping[str, str] | None = None
+    ) -> None:
         own, other = socket.socketpair()
         handle, log = tempfile.mkstemp(prefix="grace-st-vllm-", suffix=".log")
         self.log = Path(log)
-        values = {**environment, **os.environ, "PYTHONPATH": _import_path()}
+        values = {**environment, **os.environ, **(overruled or {}), "PYTHONPATH": _import_path()}
         try:
             self._child = subprocess.Popen(
                 [*command, str(other.fileno())],
