@@ -22,7 +22,7 @@ TORCH_OPTIONS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 help:
 	@echo "make demo     install into $(VENV) and run grace-st demo"
 	@echo "make test     install what is missing; ruff, mypy and the core tests"
-	@echo "make test-engines   the verl engine on a CPU, in $(VENV_ENGINES); Python 3.11 or 3.12"
+	@echo "make test-engines   the verl and vLLM engines on a CPU, in $(VENV_ENGINES); Python 3.11 or 3.12"
 	@echo "make lint     ruff only"
 	@echo "make format   let ruff rewrite the files"
 	@echo "make clean    remove $(VENV), builds and caches"

@@ -17,8 +17,9 @@ from grace_st.card import GraceModelCardData
 from grace_st.config import DEFAULT_SYSTEM_PROMPT, GraceConfig, Pooling, PoolingSpan
 from grace_st.engines.base import NonFiniteVectorError, PromptTokens, Sampling
 from grace_st.engines.forward import CausalForward, context_length
+from grace_st.engines.requests import check_context
 from grace_st.model import GraceModel
-from grace_st.module import SHIM_TYPE, GenerateThenPool, check_context, load_causal_lm
+from grace_st.module import SHIM_TYPE, GenerateThenPool, load_causal_lm
 from grace_st.paths import destination as destination_folder
 from grace_st.paths import local_or_hub, written_whole
 from grace_st.template import SystemRole, render_template

@@ -18,9 +18,6 @@ from grace_st.module import GenerateThenPool
 from grace_st.store import RationaleStore
 from grace_st.truncation import one_truncation_warning
 
-WINDOW = 4096
-"""Texts handed to the engine at once. Its slots stand idle only at the end of a window."""
-
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
@@ -105,8 +102,9 @@ def encode_with_rationales(
         one_truncation_warning(),
         tqdm(total=len(texts), desc="Texts", unit="text", disable=not show_progress_bar) as bar,
     ):
-        for first in range(0, len(order), WINDOW):
-            window = order[first : first + WINDOW]
+        size = module.engine.window
+        for first in range(0, len(order), size):
+            window = order[first : first + size]
             prompts = module.prompts_of([texts[index] for index in window], instruction)
             rollouts = module.rollouts(
                 prompts,

@@ -16,8 +16,9 @@ from tqdm.auto import tqdm
 
 from grace_st.card import GraceModelCardData
 from grace_st.config import CONFIG_NAME
-from grace_st.encoding import WINDOW, Encoding, check_texts, encode_with_rationales
+from grace_st.encoding import Encoding, check_texts, encode_with_rationales, grace_module
 from grace_st.engines.base import Progress
+from grace_st.engines.choice import check_engine
 from grace_st.explain import DocumentId, Explanation, RankingExplanation, explain_pair, explain_ranking
 from grace_st.module import SHIM_TYPE, GenerateThenPool, reporting_progress
 from grace_st.paths import local_or_hub
@@ -25,9 +26,6 @@ from grace_st.store import RationaleStore
 from grace_st.truncation import one_truncation_warning
 
 _OWN_CLASSES = {SHIM_TYPE: GenerateThenPool, "grace_st.module.GenerateThenPool": GenerateThenPool}
-
-DEFAULT_BATCH_SIZE = WINDOW
-"""Texts handed to the engine at once. It refills its slots from them, so many texts and few slots is fast."""
 
 
 class GraceModel(SentenceTransformer):
@@ -141,7 +139,7 @@ class GraceModel(SentenceTransformer):
         # in it is refused by the module.
         if isinstance(inputs, (list, tuple)):
             check_texts(inputs)
-        kwargs = _with_batch_size(args, kwargs)
+        kwargs = self._with_batch_size(args, kwargs)
         with one_truncation_warning(), _bar_of_texts(inputs, kwargs):
             embeddings = super().encode(inputs, *args, **kwargs)
         if isinstance(embeddings, (np.ndarray, torch.Tensor)) and embeddings.shape == (0,):
@@ -150,11 +148,18 @@ class GraceModel(SentenceTransformer):
 
     def encode_query(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As `SentenceTransformer.encode_query`: `encode` with the prompt named "query"."""
-        return super().encode_query(inputs, *args, **_with_batch_size(args, kwargs))
+        return super().encode_query(inputs, *args, **self._with_batch_size(args, kwargs))
 
     def encode_document(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As `SentenceTransformer.encode_document`: `encode` with the prompt named "document"."""
-        return super().encode_document(inputs, *args, **_with_batch_size(args, kwargs))
+        return super().encode_document(inputs, *args, **self._with_batch_size(args, kwargs))
+
+    def _with_batch_size(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The keyword arguments with our batch size, unless the caller gives one (third after prompt_name, prompt).
+
+        The engine refills its slots from what it is handed, so many texts and few slots is fast.
+        """
+        return kwargs if len(args) >= 3 else {"batch_size": grace_module(self).engine.window, **kwargs}
 
     # A card, and the text of a pull request on the hub, load the model with the stock class, as anyone can.
 
@@ -189,11 +194,6 @@ def _bar_of_texts(inputs: Any, kwargs: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def _with_batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The keyword arguments with our batch size, unless the caller gives one (third after prompt_name, prompt)."""
-    return kwargs if len(args) >= 3 else {"batch_size": DEFAULT_BATCH_SIZE, **kwargs}
-
-
 def load(
     folder: str | os.PathLike[str],
     *,
@@ -217,11 +217,12 @@ def load(
 
     Args:
         folder: Folder made by `grace_st.convert` or a training run, or a hub name.
-        engine: ``"torch"``.
-        engine_kwargs: Options of the engine, e.g. ``{"slots": 16}``.
-        device: Where to run; None takes the best device there is.
+        engine: ``"torch"``, or ``"vllm"``, which is faster on a GPU and runs in a process of its own.
+        engine_kwargs: Options of the engine, e.g. ``{"slots": 16}``; those of vLLM are in
+            `grace_st.engines.vllm.options.VllmOptions`.
+        device: Where to run; None takes the best device there is. vLLM takes the one that it was built for.
         model_kwargs: Passed to ``AutoModelForCausalLM.from_pretrained``: dtype, device_map,
-            attn_implementation, quantization_config, ...
+            attn_implementation, quantization_config, ... With vLLM dtype alone.
         revision: Hub revision.
         token: Hub token.
         cache_folder: Where downloads are kept.
@@ -233,8 +234,9 @@ def load(
 
     Raises:
         FileNotFoundError: The folder does not exist, or is no GRACE model folder.
-        ValueError: The configuration or an option is refused.
+        ValueError: The configuration or an option is refused, or vLLM is missing or cannot be started.
     """
+    check_engine(engine, engine_kwargs)
     name = local_or_hub(folder)
     is_local = Path(name).is_dir()
     for required in (CONFIG_NAME, "modules.json"):

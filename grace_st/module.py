@@ -13,16 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grace_st import __version__
 from grace_st.config import CONFIG_NAME, GraceConfig
-from grace_st.engines.base import Engine, NonFiniteVectorError, Progress, PromptTokens, Rollout, Sampling
+from grace_st.engines.base import (
+    Engine,
+    NonFiniteVectorError,
+    OnRollout,
+    Progress,
+    PromptTokens,
+    Rollout,
+    Sampling,
+)
+from grace_st.engines.choice import check_engine
+from grace_st.engines.requests import check_context
 from grace_st.engines.torch_engine import TorchEngine
-from grace_st.fingerprint import adapters_fingerprint, architecture_fingerprint, weights_fingerprint
+from grace_st.engines.vllm.engine import VllmEngine
+from grace_st.engines.vllm.loading import vllm_engine
 from grace_st.prompt import RepresentationPrompt
 from grace_st.store import RationaleStore
 from grace_st.store.generation import ACCELERATOR_BATCH, CPU_BATCH, generate_with_store, store_of
@@ -30,8 +40,6 @@ from grace_st.truncation import TruncationLog
 
 logger = logging.getLogger(__name__)
 
-ENGINES = ("torch",)
-ENGINE_OPTIONS = ("slots", "share_prefix")
 SHIM_NAME = "modeling_grace.py"
 SHIM_TYPE = "modeling_grace.GenerateThenPool"
 REQUIREMENTS = {
@@ -62,10 +70,10 @@ class GenerateThenPool(InputModule):
     rationale are pooled while it writes (GRACE, arXiv 2510.04506, Eq. 9 to 11; the terminating EOS is left out).
 
     Args:
-        model: The causal LM.
+        model: The causal LM; None where the engine holds the weights.
         tokenizer: Its fast tokenizer.
         config: Prompt, limits and pooling.
-        engine: Which engine generates; ``"torch"``.
+        engine: Which engine generates: ``"torch"``, or an engine that holds the weights (`load` makes it for "vllm").
         engine_kwargs: Options of the engine, e.g. ``{"slots": 16}``.
         keep_dtype: Compute in the model's dtype also on a CPU, where half precision is otherwise widened to float32.
 
@@ -93,17 +101,15 @@ class GenerateThenPool(InputModule):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase,
         config: GraceConfig,
         *,
-        engine: str = "torch",
+        engine: str | VllmEngine = "torch",
         engine_kwargs: Mapping[str, Any] | None = None,
         keep_dtype: bool = False,
     ) -> None:
         super().__init__()
-        _check_engine(engine, engine_kwargs)
-        self.model = model
         self.max_seq_length = config.max_seq_length
         self.max_new_tokens = config.max_new_tokens
         self._config = config
@@ -111,18 +117,38 @@ class GenerateThenPool(InputModule):
         self._widened_from: torch.dtype | None = None
         self.tokenizer = tokenizer
         self._truncation = TruncationLog()
+        self.engine: Engine
+        if isinstance(engine, VllmEngine):
+            if model is not None:
+                raise ValueError("a vLLM engine holds the weights itself: give no model beside it")
+            self.engine = engine
+            self.vocabulary_size = engine.vocabulary_size
+        else:
+            self._use_torch(model, engine, engine_kwargs)
+        self._check_ids()
+
+    def _use_torch(self, model: PreTrainedModel | None, engine: str, engine_kwargs: Mapping[str, Any] | None) -> None:
+        check_engine(engine, engine_kwargs)
+        if engine != "torch" or model is None:
+            raise ValueError(f"engine={engine!r} reads a model folder: use grace_st.load(folder, engine={engine!r})")
+        self.model = model
         torch_engine = TorchEngine(
             model,
-            eos_token_ids=config.eos_token_ids,
-            pad_token_id=config.pad_token_id,
-            pooling=config.pooling,
-            pooling_span=config.pooling_span,
+            eos_token_ids=self._config.eos_token_ids,
+            pad_token_id=self._config.pad_token_id,
+            pooling=self._config.pooling,
+            pooling_span=self._config.pooling_span,
             **(engine_kwargs or {}),
         )
-        self.engine: Engine = torch_engine
-        check_context(config.max_seq_length, config.max_new_tokens, torch_engine.forward.context_length)
+        self.engine = torch_engine
+        check_context(self.max_seq_length, self.max_new_tokens, torch_engine.forward.context_length)
         self.vocabulary_size = torch_engine.forward.vocabulary_size
-        self._check_ids()
+
+    def __getattr__(self, name: str) -> Any:
+        """Say where the weights are when there is no model."""
+        if name == "model" and "model" not in self._modules:
+            raise AttributeError("the weights are in vLLM, so there is no transformers model: load with engine='torch'")
+        return super().__getattr__(name)
 
     @property
     def config(self) -> GraceConfig:
@@ -160,12 +186,17 @@ class GenerateThenPool(InputModule):
     @property
     def stored_dtype(self) -> torch.dtype:
         """The dtype of the checkpoint's weights, also where they are computed with in another on a CPU."""
+        if isinstance(self.engine, VllmEngine):
+            dtype: torch.dtype = getattr(torch, self.engine.ready.dtype)
+            return dtype
         return self._widened_from or self.model.dtype
 
     def __repr__(self) -> str:
         """One line for model cards and ``print(model)``: the causal LM's class and the settings."""
         settings = {
-            "architecture": type(self.model).__name__,
+            "architecture": (
+                self.engine.ready.architecture if isinstance(self.engine, VllmEngine) else type(self.model).__name__
+            ),
             "max_seq_length": self.max_seq_length,
             "max_new_tokens": self.max_new_tokens,
             "pooling": self._config.pooling,
@@ -327,19 +358,21 @@ class GenerateThenPool(InputModule):
                 return self.engine.embed(prompts, rationales, progress=progress)
         chosen = sampling or self.sampling()
 
-        def generate(some: Sequence[PromptTokens], progress: Progress | None) -> list[Rollout]:
+        def generate(
+            some: Sequence[PromptTokens], progress: Progress | None, on_rollout: OnRollout | None
+        ) -> list[Rollout]:
             with self._naming(some):
-                return self.engine.generate(some, chosen, progress=progress)
+                return self.engine.generate(some, chosen, progress=progress, on_rollout=on_rollout)
 
         if store is None:
-            return generate(prompts, progress)
+            return generate(prompts, progress, None)
         return generate_with_store(
             prompts,
             chosen,
             generate=generate,
             store=store_of(store),
             settings=self.fingerprint(),
-            batch_size=CPU_BATCH if self.model.device.type == "cpu" else ACCELERATOR_BATCH,
+            batch_size=self._store_batch(),
             progress=progress,
         )
 
@@ -358,32 +391,24 @@ class GenerateThenPool(InputModule):
         with self._naming([prompt]):
             return self.engine.token_states(prompt, rationale)
 
-    def fingerprint(self) -> dict[str, str | int | list[int] | None]:
+    def _store_batch(self) -> int | None:
+        if isinstance(self.engine, VllmEngine):
+            return None  # it is fast only with a queue, and tells of each rollout when it is finished
+        return CPU_BATCH if self.model.device.type == "cpu" else ACCELERATOR_BATCH
+
+    def fingerprint(self) -> dict[str, Any]:
         """All that a rollout depends on, but for its prompt and the sampling: the space of a store.
 
         The device and the versions of what computes are among it: the last digits of a vector depend on them, and in
-        half precision a token may. There the number of slots matters as well.
+        half precision a token may.
 
         Raises:
             ValueError: Weights are not in memory.
         """
         self._widen_on_cpu()
-        device = self.model.device.type
-        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        is_half = self.model.dtype in _HALF or autocast in _HALF
         return {
             "grace-st": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "autocast": None if autocast is None else str(autocast).removeprefix("torch."),
-            "adapters": adapters_fingerprint(self.model),
-            "slots": self.engine.most_slots if is_half and isinstance(self.engine, TorchEngine) else None,
-            "engine": type(self.engine).__name__,
-            "weights": weights_fingerprint(self.model),
-            "architecture": architecture_fingerprint(self.model),
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "device": device,
-            "attention": str(self.model.config._attn_implementation),
+            **self.engine.fingerprint(),
             "pooling": self._config.pooling,
             "pooling_span": self._config.pooling_span,
             "eos_token_ids": list(self._config.eos_token_ids),
@@ -404,7 +429,7 @@ class GenerateThenPool(InputModule):
 
         Once: a dtype that the caller sets afterwards (``model.half()``) stays.
         """
-        if self._dtype_is_settled or self.model.device.type != "cpu":
+        if isinstance(self.engine, VllmEngine) or self._dtype_is_settled or self.model.device.type != "cpu":
             return
         self._dtype_is_settled = True
         quantized = self.model.config.to_dict().get("quantization_config") is not None
@@ -482,7 +507,13 @@ class GenerateThenPool(InputModule):
             "local_files_only": local_files_only,
             "trust_remote_code": trust_remote_code,
         }
+        check_engine(engine, engine_kwargs)
         tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, **hub, **(processor_kwargs or {}))
+        if engine == "vllm":
+            started = vllm_engine(model_name_or_path, config, engine_kwargs, model_kwargs, hub)
+            module = cls(None, tokenizer, config, engine=started)
+            started.start()
+            return module
         model = load_causal_lm(model_name_or_path, model_kwargs, hub)
         dtypes = (model_kwargs.get("dtype"), model_kwargs.get("torch_dtype"))
         is_chosen = any(dtype not in (None, "auto") for dtype in dtypes)
@@ -501,6 +532,10 @@ class GenerateThenPool(InputModule):
             ValueError: ``safe_serialization=False``: pickled weights are neither written nor read.
         """
         del args, kwargs
+        if isinstance(self.engine, VllmEngine):
+            raise ValueError(
+                "the weights are in vLLM, which does not save them: copy the model folder, or load with engine='torch'"
+            )
         if not safe_serialization:
             raise ValueError("GRACE models are saved as safetensors only: leave safe_serialization=True")
         folder = Path(output_path)
@@ -536,16 +571,6 @@ class GenerateThenPool(InputModule):
             if narrow is not None:
                 _cast_parameters(self.model, torch.float32)
             self.model.generation_config = generation_config
-
-
-def _check_engine(engine: str, engine_kwargs: Mapping[str, Any] | None) -> None:
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}, got {engine!r}")
-    if engine_kwargs is not None and not isinstance(engine_kwargs, Mapping):
-        raise ValueError(f"engine_kwargs must be a dictionary of {', '.join(ENGINE_OPTIONS)}, got {engine_kwargs!r}")
-    unknown = [name for name in engine_kwargs or () if name not in ENGINE_OPTIONS]
-    if unknown:
-        raise ValueError(f"unknown engine option {unknown[0]!r}; known are {', '.join(ENGINE_OPTIONS)}")
 
 
 def load_causal_lm(source: str, model_kwargs: Mapping[str, Any], hub: Mapping[str, Any]) -> PreTrainedModel:
@@ -588,22 +613,3 @@ def _cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Cast parameters alone: rotary frequencies are buffers, and would not survive half precision."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
-
-
-def check_context(max_seq_length: int, max_new_tokens: int, context_length: int | None) -> None:
-    """Refuse limits that the model's context cannot hold.
-
-    Raises:
-        ValueError: Names values that fit.
-    """
-    if context_length is None or max_seq_length + max_new_tokens <= context_length:
-        return
-    fits = max(1, context_length - max_new_tokens)
-    if max_new_tokens < context_length:
-        advice = f"max_seq_length={fits} fits this budget"
-    else:
-        advice = f"for example max_seq_length={context_length // 2}, max_new_tokens={context_length // 4}"
-    raise ValueError(
-        f"max_seq_length={max_seq_length} and max_new_tokens={max_new_tokens} exceed the model's context of "
-        f"{context_length} tokens: {advice}"
-    )

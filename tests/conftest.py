@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -60,3 +61,16 @@ def data_dir() -> Path:
     if not path or not Path(path).is_dir():
         pytest.skip("real data is not here: set GRACE_ST_DATA to its folder")
     return Path(path)
+
+
+@pytest.fixture
+def fake_vllm(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """The process that runs vLLM is a fake, and a real process; ``fake_vllm("die=7")`` says what it does besides."""
+    from grace_st.engines.vllm import engine, loading
+    from tests.vllm import fake_host
+
+    monkeypatch.setattr(engine, "HOST", (sys.executable, str(Path(fake_host.__file__))))
+    monkeypatch.setattr(engine, "require_vllm", lambda: "0.0")
+    monkeypatch.setattr(loading, "require_vllm", lambda: "0.0")
+    monkeypatch.setenv("FAKE_VLLM", "")
+    return lambda behaviour: monkeypatch.setenv("FAKE_VLLM", behaviour)

@@ -80,8 +80,11 @@ class ModelEncoder:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The kind of device: the last digits of a vector depend on it."""
-        return {"device": self.model.device.type}
+        """The kind of device, and of vLLM its version and mode: the last digits of a vector depend on them."""
+        from grace_st.engines.vllm.engine import VllmEngine
+
+        engine = self.model[0].engine
+        return {"device": self.model.device.type} if not isinstance(engine, VllmEngine) else {"engine": repr(engine)}
 
     def encode(self, texts: list[str], progress: Callable[[int], None]) -> EncodedTexts:
         """Encode some texts.

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from grace_st.cli.command import Command, CommandError, available_commands
+from grace_st.engines.vllm.errors import VllmError
 
 PROGRAM = "grace-st"
 
@@ -121,8 +122,8 @@ def _run(name: str, load: Callable[[], Command], words: list[str]) -> int:
         if debug:
             traceback.print_exc()
         return _misuse(_one_line(error))
-    except ArithmeticError as error:
-        # Weights that give no finite vectors: nobody's misuse, and the message says what to do.
+    except (ArithmeticError, VllmError) as error:
+        # Weights that give no finite vectors, or a vLLM that died: nobody's misuse, and the message says what to do.
         if debug:
             traceback.print_exc()
         sys.stderr.write(f"{PROGRAM}: error: {_one_line(error)}\n")

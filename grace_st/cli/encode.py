@@ -23,6 +23,7 @@ from grace_st.bulk.formats import (
     output_format_of,
 )
 from grace_st.cli.command import Command, CommandError
+from grace_st.cli.engine import configure_engine, engine_kwargs
 from grace_st.cli.models import BUNDLED, model_folder
 from grace_st.cli.terminal import open_console, quiet_libraries, write_json
 
@@ -121,6 +122,7 @@ def _configure_encoding(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (default: as they are)"
     )
     machine.add_argument("--slots", metavar="N", type=_positive, help="texts decoded at once (default: by device)")
+    configure_engine(machine)
 
 
 def _positive(text: str) -> int:
@@ -202,6 +204,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
         for name in ("json", "resume", "overwrite"):
             if getattr(arguments, name):
                 raise CommandError(f"--{name} has no meaning where the result itself goes to standard output")
+    engine_kwargs(arguments)
     if arguments.field != "text" and _input(arguments)[1] == "text":
         raise CommandError("plain text has no fields, so --field has no meaning: leave it out")
 
@@ -218,8 +221,15 @@ def _settings(arguments: argparse.Namespace, input_format: InputFormat, output_f
         **options,
         "--dtype": arguments.dtype,
         "--slots": arguments.slots,
+        **_engine_settings(arguments),
         "grace-st": __version__,
     }
+
+
+def _engine_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Only what differs from the default, so that runs of earlier versions can be resumed."""
+    settings = {} if arguments.engine == "torch" else {"--engine": arguments.engine}
+    return settings | {f"--engine-option {text.partition('=')[0]}": text for text in arguments.engine_option}
 
 
 @dataclass(frozen=True)
@@ -264,7 +274,8 @@ class _Loader:
             self._path,
             device=arguments.device,
             model_kwargs=None if arguments.dtype is None else {"dtype": getattr(torch, arguments.dtype)},
-            engine_kwargs=None if arguments.slots is None else {"slots": arguments.slots},
+            engine=arguments.engine,
+            engine_kwargs=engine_kwargs(arguments),
         )
         return ModelEncoder(
             model=model,
@@ -285,6 +296,7 @@ COMMAND = Command(
     examples=(
         "grace-st encode texts.txt vectors.npy --model models/mine",
         "grace-st encode corpus.jsonl.gz corpus.parquet --model models/mine --field body --id-field doc_id --resume",
+        "grace-st encode corpus.parquet vectors.npy --model models/mine --engine vllm --chunk-size 65536",
         "grace-st encode - - --model grace-nano --quiet",
     ),
     configure=_configure,

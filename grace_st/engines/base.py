@@ -7,13 +7,16 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 
 Progress = Callable[[int], None]
 """Called with the number of prompts that have just been finished."""
+
+OnRollout = Callable[[int, "Rollout"], None]
+"""Called with a finished rollout and its place in the list that the call returns, once for each place."""
 
 
 @dataclass(frozen=True)
@@ -172,10 +175,34 @@ class Engine(Protocol):
         """``d`` of the vectors."""
         ...
 
+    @property
+    def window(self) -> int:
+        """How many prompts are best handed over at once."""
+        ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What rollouts depend on here: weights, dtype, device, versions of what computes. JSON values.
+
+        Raises:
+            ValueError: Weights are not in memory.
+        """
+        ...
+
     def generate(
-        self, prompts: Sequence[PromptTokens], sampling: Sampling, *, progress: Progress | None = None
+        self,
+        prompts: Sequence[PromptTokens],
+        sampling: Sampling,
+        *,
+        progress: Progress | None = None,
+        on_rollout: OnRollout | None = None,
     ) -> list[Rollout]:
         """Generate and pool.
+
+        Args:
+            prompts: The prompts.
+            sampling: How.
+            progress: Called with the number of prompts that have just been finished.
+            on_rollout: Called with each finished rollout and its place in the result. What it raises ends the call.
 
         Returns:
             ``len(prompts) * sampling.num_samples`` rollouts, all samples of the first prompt first.
@@ -220,8 +247,13 @@ def prompt_uniforms(seed: int, prompt_ids: Sequence[int], sample: int, steps: in
     Returns:
         ``[steps]`` float64 in [0, 1) on the CPU.
     """
+    generator = torch.Generator().manual_seed(rollout_seed(seed, prompt_ids, sample))
+    return torch.rand(steps, generator=generator, dtype=torch.float64)
+
+
+def rollout_seed(seed: int, prompt_ids: Sequence[int], sample: int) -> int:
+    """The seed of one rollout, of 63 bits: a hash of the base seed, the prompt's ids and the sample's index."""
     digest = hashlib.blake2b(digest_size=8)
     digest.update(struct.pack("<qq", seed, sample))
     digest.update(struct.pack(f"<{len(prompt_ids)}q", *prompt_ids))
-    generator = torch.Generator().manual_seed(int.from_bytes(digest.digest(), "little") >> 1)
-    return torch.rand(steps, generator=generator, dtype=torch.float64)
+    return int.from_bytes(digest.digest(), "little") >> 1

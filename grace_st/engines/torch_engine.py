@@ -18,13 +18,24 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from grace_st.config import Pooling, PoolingSpan
-from grace_st.engines.base import NonFiniteVectorError, Progress, PromptTokens, Rollout, Sampling, checked
+from grace_st.engines.base import (
+    NonFiniteVectorError,
+    OnRollout,
+    Progress,
+    PromptTokens,
+    Rollout,
+    Sampling,
+    checked,
+)
 from grace_st.engines.decoding import Decoding, Job
 from grace_st.engines.forward import FEED_TOKENS, CausalForward
+from grace_st.engines.requests import check_requests, deduplicate, pooled_from
+from grace_st.fingerprint import adapters_fingerprint, architecture_fingerprint, weights_fingerprint
 from grace_st.pooling import pool
 
 logger = logging.getLogger(__name__)
@@ -35,6 +46,11 @@ CPU_CACHE_BYTES = 2 * 1024**3
 CUDA_SLOTS = 256
 CUDA_CACHE_SHARE = 0.5  # of the memory that the weights leave
 OTHER_SLOTS = 64
+
+WINDOW = 4096
+"""Prompts that are best handed over at once."""
+
+_HALF = (torch.float16, torch.bfloat16)
 
 _most_slots: ContextVar[int | None] = ContextVar("most_slots", default=None)
 
@@ -98,6 +114,30 @@ class TorchEngine:
         """``d`` of the vectors: the model's hidden size."""
         return self.forward.hidden_size
 
+    @property
+    def window(self) -> int:
+        """How many prompts are best handed over at once: slots stand idle only at the end of a window."""
+        return WINDOW
+
+    def fingerprint(self) -> dict[str, Any]:
+        """See `grace_st.engines.base.Engine.fingerprint`. In half precision the number of slots matters as well."""
+        device = self.model.device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        is_half = self.model.dtype in _HALF or autocast in _HALF
+        return {
+            "engine": type(self).__name__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "autocast": None if autocast is None else str(autocast).removeprefix("torch."),
+            "adapters": adapters_fingerprint(self.model),
+            "slots": self.most_slots if is_half else None,
+            "weights": weights_fingerprint(self.model),
+            "architecture": architecture_fingerprint(self.model),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": device,
+            "attention": str(self.model.config._attn_implementation),
+        }
+
     def slots_for(self, tokens: int) -> int:
         """Rows decoded at once when the longest may have this many tokens.
 
@@ -144,16 +184,25 @@ class TorchEngine:
     # ---------------------------------------------------------------- public
 
     def generate(
-        self, prompts: Sequence[PromptTokens], sampling: Sampling, *, progress: Progress | None = None
+        self,
+        prompts: Sequence[PromptTokens],
+        sampling: Sampling,
+        *,
+        progress: Progress | None = None,
+        on_rollout: OnRollout | None = None,
     ) -> list[Rollout]:
         """See `grace_st.engines.base.Engine.generate`. Equal prompts are generated once."""
         if sampling.max_new_tokens == 0:
             rollouts = self.embed(prompts, [()] * len(prompts), progress=progress)
             if sampling.logprobs:
                 rollouts = [replace(rollout, logprobs=()) for rollout in rollouts]
-            return [rollout for rollout in rollouts for _ in range(sampling.num_samples)]
+            repeated = [rollout for rollout in rollouts for _ in range(sampling.num_samples)]
+            if on_rollout is not None:
+                for place, rollout in enumerate(repeated):
+                    on_rollout(place, rollout)
+            return repeated
         self._check(prompts, [sampling.max_new_tokens] * len(prompts))
-        distinct, owners = _deduplicate([(*prompt.ids, prompt.pool_start) for prompt in prompts])
+        distinct, owners = deduplicate([(*prompt.ids, prompt.pool_start) for prompt in prompts])
         work = [prompts[index] for index in distinct]
         starts = [self.pooled_from(prompt) for prompt in work]
         # Longest first: prompts that are admitted together are of similar length, and what does not fit into
@@ -163,15 +212,18 @@ class TorchEngine:
         jobs = [Job(index, sample) for index in order for sample in range(sampling.num_samples)]
         done: dict[Job, Rollout] = {}
         remaining = [sampling.num_samples] * len(work)
-        weights = [0] * len(work)
-        for owner in owners:
-            weights[owner] += 1
+        places: list[list[int]] = [[] for _ in work]
+        for place, owner in enumerate(owners):
+            places[owner].append(place)
 
         def finish(job: Job, rollout: Rollout) -> None:
             done[job] = rollout
             remaining[job.prompt] -= 1
+            if on_rollout is not None:
+                for place in places[job.prompt]:
+                    on_rollout(place * sampling.num_samples + job.sample, rollout)
             if progress is not None and remaining[job.prompt] == 0:
-                progress(weights[job.prompt])
+                progress(len(places[job.prompt]))
 
         with self._inference(), _naming(distinct):
             while len(done) < len(jobs):
@@ -204,7 +256,7 @@ class TorchEngine:
         self._check(prompts, [len(given) for given in rationales], rationales)
         starts = [self.pooled_from(prompt) for prompt in prompts]
         keys = [(*sequence, start) for sequence, start in zip(sequences, starts, strict=True)]
-        distinct, owners = _deduplicate(keys)
+        distinct, owners = deduplicate(keys)
         queue = sorted(distinct, key=lambda index: -len(sequences[index]))
         weights: dict[int, int] = {}
         for owner in owners:
@@ -257,13 +309,8 @@ class TorchEngine:
         return found[0]
 
     def pooled_from(self, prompt: PromptTokens) -> int:
-        """Index of the first pooled token of a prompt.
-
-        The last token of the prompt is always inside: a rationale starts from its state, and an empty text after
-        a template without a tail still has a vector.
-        """
-        last = len(prompt.ids) - 1
-        return last if self.pooling_span == "rationale" else min(prompt.pool_start, last)
+        """Index of the first pooled token of a prompt, see `grace_st.engines.requests.pooled_from`."""
+        return pooled_from(prompt, self.pooling_span)
 
     def _pool_whole(self, sequences: list[tuple[int, ...]], starts: list[int]) -> Tensor:
         """``[B, d]`` vectors of whole sequences."""
@@ -286,23 +333,13 @@ class TorchEngine:
     def _check(
         self, prompts: Sequence[PromptTokens], budgets: Sequence[int], rationales: Sequence[Sequence[int]] = ()
     ) -> None:
-        limit, vocabulary = self.forward.context_length, self.forward.vocabulary_size
-        for kind, sequences in (("prompt", [prompt.ids for prompt in prompts]), ("rationale", rationales)):
-            for index, ids in enumerate(sequences):
-                if ids and not (min(ids) >= 0 and max(ids) < vocabulary):
-                    wrong = next(item for item in ids if not 0 <= item < vocabulary)
-                    raise ValueError(
-                        f"{kind} {index} has the token id {wrong}, but the model has embeddings for 0 to "
-                        f"{vocabulary - 1} only: resize its embeddings, or remove what was added to the tokenizer"
-                    )
-        for index, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True)):
-            if not prompt.ids:
-                raise ValueError(f"prompt {index} has no tokens, so there is no state to pool")
-            if limit is not None and len(prompt.ids) + budget > limit:
-                raise ValueError(
-                    f"a prompt of {len(prompt.ids)} tokens and {budget} for its rationale exceed the model's context "
-                    f"of {limit}: lower max_new_tokens, or max_seq_length so that texts are truncated"
-                )
+        check_requests(
+            prompts,
+            budgets,
+            rationales,
+            context_length=self.forward.context_length,
+            vocabulary_size=self.forward.vocabulary_size,
+        )
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
@@ -340,19 +377,6 @@ class TorchEngine:
             self.slots = rows // 2
             self._ran_out_of_memory = True
             logger.warning("out of memory: going on with %d slots; finished texts are kept", self.slots)
-
-
-def _deduplicate(keys: Sequence[tuple[int, ...]]) -> tuple[list[int], list[int]]:
-    """Indices of the first occurrence of each key, and for every key which of those it is."""
-    seen: dict[tuple[int, ...], int] = {}
-    distinct: list[int] = []
-    owners: list[int] = []
-    for index, key in enumerate(keys):
-        if key not in seen:
-            seen[key] = len(distinct)
-            distinct.append(index)
-        owners.append(seen[key])
-    return distinct, owners
 
 
 @contextmanager

@@ -30,6 +30,8 @@ def load_encoder(
     sampling: Mapping[str, Any] | None = None,
     dtype: str | None = None,
     slots: int | None = None,
+    engine: str = "torch",
+    engine_kwargs: Mapping[str, Any] | None = None,
     **config: Any,
 ) -> GraceEncoder:
     """Load a model folder as an encoder of mteb, which calls this by ``ModelMeta.loader``.
@@ -43,7 +45,9 @@ def load_encoder(
         store: Keeps rationales and vectors.
         sampling: Per-call options, see `grace_st.encode_with_rationales`.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; the checkpoint's by default.
-        slots: Texts decoded at once.
+        slots: Texts decoded at once; the same as ``engine_kwargs={"slots": ...}``.
+        engine: ``"torch"`` or ``"vllm"``.
+        engine_kwargs: Options of the engine.
         config: Fields of `grace_st.GraceConfig` that replace the folder's, e.g. ``max_new_tokens=0``.
 
     Raises:
@@ -59,7 +63,8 @@ def load_encoder(
         folder,
         device=device,
         model_kwargs=None if dtype is None else {"dtype": getattr(torch, dtype)},
-        engine_kwargs=None if slots is None else {"slots": slots},
+        engine=engine,
+        engine_kwargs=engine_kwargs if slots is None else {**(engine_kwargs or {}), "slots": slots},
         **config,
     )
     if folder_revision(folder) != found:

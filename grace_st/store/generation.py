@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from grace_st.engines.base import Progress, PromptTokens, Rollout, Sampling
+from grace_st.engines.base import OnRollout, Progress, PromptTokens, Rollout, Sampling
 from grace_st.store import RationaleStore, StoreBusyError, StoredRollout
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,10 @@ CPU_BATCH = 512
 
 ACCELERATOR_BATCH = 4096
 
-Generate = Callable[[Sequence[PromptTokens], Progress | None], list[Rollout]]
+WRITE_EVERY = 256
+"""Finished rollouts between two writes where all prompts are generated at once."""
+
+Generate = Callable[[Sequence[PromptTokens], Progress | None, OnRollout | None], list[Rollout]]
 
 
 @cache
@@ -91,7 +94,7 @@ def generate_with_store(
     generate: Generate,
     store: RationaleStore,
     settings: Mapping[str, Any],
-    batch_size: int,
+    batch_size: int | None,
     progress: Progress | None = None,
 ) -> list[Rollout]:
     """Rollouts of prompts, each generated only where the store has none.
@@ -102,7 +105,8 @@ def generate_with_store(
         generate: Generates for some prompts.
         store: The store.
         settings: What all vectors depend on, but for sampling and prompts.
-        batch_size: Prompts generated, and then kept, at once.
+        batch_size: Prompts generated, and then kept, at once; None generates all at once, and keeps finished ones every
+            now and then, also where an error ends it.
         progress: Called with the number of prompts that have just been finished.
 
     Returns:
@@ -125,19 +129,49 @@ def generate_with_store(
     if waiting:
         store.check_writable()  # before the work, not after it
     order = sorted(waiting, key=lambda key: -len(prompts[waiting[key][0]].ids))  # longest first, as the engine does
-    for first in range(0, len(order), batch_size):
-        batch = order[first : first + batch_size]
-        rollouts = generate([prompts[waiting[key][0]] for key in batch], progress)
-        fresh = dict(zip(batch, rollouts, strict=True))
-        try:
-            store.put(space, {key: _entry(rollout) for key, rollout in fresh.items()})
-        except StoreBusyError as error:
-            # They are worth more than their copy.
-            logger.warning("%d rationales are not kept: %s", len(fresh), error)
-        found |= fresh
+    for first in range(0, len(order), batch_size or max(1, len(order))):
+        batch = order[first : first + batch_size] if batch_size else order
+        work = [prompts[waiting[key][0]] for key in batch]
+        if batch_size:
+            rollouts = generate(work, progress, None)
+            _keep(store, space, dict(zip(batch, rollouts, strict=True)))
+        else:
+            rollouts = _generate_and_keep(work, batch, generate, store, space, progress)
+        found |= dict(zip(batch, rollouts, strict=True))
         if progress is not None:
             progress(sum(len(waiting[key]) - 1 for key in batch))  # repeated texts
     return [found[key] for key in keys]
+
+
+def _generate_and_keep(
+    work: list[PromptTokens],
+    keys: list[bytes],
+    generate: Generate,
+    store: RationaleStore,
+    space: Mapping[str, Any],
+    progress: Progress | None,
+) -> list[Rollout]:
+    fresh: dict[bytes, Rollout] = {}
+
+    def finished(place: int, rollout: Rollout) -> None:
+        fresh[keys[place]] = rollout
+        if len(fresh) >= WRITE_EVERY:
+            _keep(store, space, fresh)
+            fresh.clear()
+
+    try:
+        return generate(work, progress, finished)
+    finally:
+        if fresh:
+            _keep(store, space, fresh)
+
+
+def _keep(store: RationaleStore, space: Mapping[str, Any], fresh: Mapping[bytes, Rollout]) -> None:
+    try:
+        store.put(space, {key: _entry(rollout) for key, rollout in fresh.items()})
+    except StoreBusyError as error:
+        # They are worth more than their copy.
+        logger.warning("%d rationales are not kept: %s", len(fresh), error)
 
 
 def _rollout(entry: StoredRollout) -> Rollout:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
 import grace_st
-from grace_st.encoding import WINDOW
+from grace_st.engines.torch_engine import WINDOW
 from grace_st.truncation import TruncationLog
 from tests import tiny
 from tests.conftest import GraceFolder
@@ -198,13 +198,13 @@ def test_more_texts_than_a_window(model: grace_st.GraceModel) -> None:
 MEMORY = """
 import resource, sys
 import grace_st
-from grace_st.model import DEFAULT_BATCH_SIZE
+from grace_st.engines.torch_engine import WINDOW
 model = grace_st.load(sys.argv[1], device="cpu")
 def encode(count):
     vectors = model.encode([f"text {number % 50}" for number in range(count)], max_new_tokens=1)
     assert vectors.shape == (count, 32)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-few, many = 3 * DEFAULT_BATCH_SIZE, int(sys.argv[2])
+few, many = 3 * WINDOW, int(sys.argv[2])
 before = encode(few)
 print((encode(many) - before) / (many - few))
 """

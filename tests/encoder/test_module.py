@@ -358,7 +358,7 @@ def test_engines_are_chosen_not_guessed(folder: Path) -> None:
         grace_st.load(folder, engine_kwargs=[3])  # type: ignore[arg-type]
     assert grace_st.load(folder, engine_kwargs={"slots": 5}, device="cpu")[0].engine.slots == 5
     assert stock(folder, model_kwargs={"engine_kwargs": {"slots": 5}})[0].engine.slots == 5
-    with pytest.raises(ValueError, match="engine must be one of 'torch', got 'jax'"):
+    with pytest.raises(ValueError, match="engine must be one of 'torch', 'vllm', got 'jax'"):
         grace_st.load(folder, engine="jax")
     with pytest.raises(ValueError, match="only backend='torch'"):
         stock(folder, backend="onnx")

@@ -1,4 +1,4 @@
-"""Real runs of the verl engine on a CPU: Ray, FSDP on gloo, a vLLM server. Each has a hard limit in seconds.
+"""Real runs of the verl engine and of vLLM on a CPU: Ray, FSDP on gloo, vLLM. Each has a hard limit in seconds.
 
 They need an environment of their own (`make test-engines`), and skip where verl is not installed.
 """
@@ -34,8 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.engines)
-            if find_spec("verl") is None:
-                item.add_marker(pytest.mark.skip(reason="verl is not installed: make test-engines"))
+            needed = "vllm" if item.path.name.startswith("test_vllm") else "verl"
+            if find_spec(needed) is None:
+                item.add_marker(pytest.mark.skip(reason=f"{needed} is not installed: make test-engines"))
 
 
 @dataclass

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ def test_the_benchmarks() -> None:
         (["--tasks", "STS12", "--name", "mine"], "must be ORGANIZATION/MODEL"),
         (["--tasks", "STS12", "--temperature", "0.5"], "add do_sample=True"),
         (["--tasks", "STS12", "--max-new-tokens", "-1"], "max_new_tokens must be an integer >= 0"),
+        (["--tasks", "STS12", "--engine", "vllm", "--slots", "3"], "--engine-option max_num_seqs=N"),
+        (["--tasks", "STS12", "--engine-option", "slotz=3"], "unknown engine option 'slotz'"),
         (["--tasks", "STS12", "--no-store", "--store", "x.sqlite"], "have no meaning with it"),
         (["--tasks", "STS12", "--compare", "missing"], "there is no folder missing"),
         (["--tasks", "STS12", "--data-root", "missing"], "there is no folder missing with data sets"),
@@ -253,6 +256,19 @@ def test_what_all_tasks_would_have_stops_the_run(
     assert (reports == []) is stops
     if not stops:
         assert len(json.loads(reports[0].read_text())["failed"]) == 2
+
+
+def test_another_engine(
+    fake_vllm: Callable[[str], None], small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fake of vLLM in a process of its own: its scores are nonsense, and its rationales are kept as vLLM's."""
+    del fake_vllm
+    arguments = ("--tasks", "STSBenchmark", "--model", "grace-nano", "--results", tmp_path, "--data-root", small_data)
+    found = run_json(capsys, *arguments, "--engine", "vllm", "--engine-option", "max_num_seqs=4")
+    assert found["tasks_done"] == 1
+    (space,) = RationaleStore(tmp_path / "rationales.sqlite").info().spaces
+    assert space.settings["engine"] == "VllmEngine" and space.settings["options"]["max_num_seqs"] == 4
+    assert space.entries > 0
 
 
 def test_results_of_other_data_are_evaluated_again(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grace_st.cli.command import Command, CommandError
+from grace_st.cli.engine import configure_engine, engine_kwargs
 from grace_st.cli.sizes import size
 from grace_st.cli.terminal import open_console, quiet_libraries, write_json
 
@@ -108,6 +109,7 @@ def _configure_mteb(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--device", metavar="NAME", help="cpu, cuda, mps, ... (default: the best there is)")
     machine.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights")
     machine.add_argument("--slots", metavar="N", type=int, help="texts decoded at once (default: by device)")
+    configure_engine(machine)
     _common(parser)
 
 
@@ -194,7 +196,8 @@ def _options(arguments: argparse.Namespace) -> ModelOptions:
         sampling={name: value for name, value in given.items() if value is not None},
         dtype=arguments.dtype,
         device=arguments.device,
-        slots=arguments.slots,
+        engine=arguments.engine,
+        engine_kwargs=engine_kwargs(arguments),
         store=None if arguments.no_store else store,
         store_bytes=arguments.store_size,
     )

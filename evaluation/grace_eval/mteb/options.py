@@ -12,6 +12,7 @@ from mteb.models import ModelMeta
 
 import grace_st
 from grace_st.engines.base import Sampling
+from grace_st.engines.choice import check_engine
 from grace_st.mteb import GraceEncoder, Instructions, load_encoder, model_meta
 from grace_st.mteb.instructions import check_instructions
 from grace_st.mteb.metadata import experiment_of
@@ -33,7 +34,8 @@ class ModelOptions:
         sampling: Per-call options; greedy by default.
         dtype: Of the weights; the checkpoint's by default (float32 on a CPU).
         device: Where to run.
-        slots: Texts decoded at once.
+        engine: ``"torch"`` or ``"vllm"``.
+        engine_kwargs: Options of the engine.
         store: Keeps rationales and vectors in this file.
         store_bytes: Its largest size.
 
@@ -49,12 +51,14 @@ class ModelOptions:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     dtype: Dtype | None = None
     device: str | None = None
-    slots: int | None = None
+    engine: str = "torch"
+    engine_kwargs: Mapping[str, Any] | None = None
     store: Path | None = None
     store_bytes: int | None = None
 
     def __post_init__(self) -> None:
         check_instructions(self.instructions)
+        check_engine(self.engine, self.engine_kwargs)
         Sampling(max_new_tokens=0 if self.max_new_tokens is None else self.max_new_tokens, **self.sampling)
 
     @property
@@ -107,7 +111,8 @@ class ModelOptions:
             store=store,
             sampling=self.sampling,
             dtype=self.dtype,
-            slots=self.slots,
+            engine=self.engine,
+            engine_kwargs=self.engine_kwargs,
             **self.config,
         )
         encoder.mteb_model_meta = meta

@@ -1,0 +1,527 @@
+"""VllmEngine: what the rest of the package sees of vLLM. Token ids in, rationale and pooled vector out.
+
+Pools while it generates (``mode`` is ``"one_pass"``), or in a second pass over prompt and rationale (``"two_pass"``).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grace_st.config import Pooling, PoolingSpan
+from grace_st.engines.base import (
+    OnRollout,
+    Progress,
+    PromptTokens,
+    Rollout,
+    Sampling,
+    checked,
+    rollout_seed,
+)
+from grace_st.engines.requests import check_requests, deduplicate, pooled_from
+from grace_st.engines.vllm import check
+from grace_st.engines.vllm.cause import of_exit, of_message
+from grace_st.engines.vllm.errors import VllmDiedError, VllmError, VllmMismatchError, VllmSilentError, VllmStartError
+from grace_st.engines.vllm.host import ENVIRONMENT
+from grace_st.engines.vllm.messages import Batch, Beat, End, Failed, Job, Pooled, Ready, Result, Results, Start
+from grace_st.engines.vllm.options import VllmOptions
+from grace_st.engines.vllm.process import HostProcess
+from grace_st.engines.vllm.sums import REDUCTIONS
+from grace_st.engines.vllm.versions import TESTED, require_vllm
+
+HOST = (sys.executable, "-P", "-m", "grace_st.engines.vllm.host")  # -P: imports are those of this process
+WINDOW = 65536
+"""Prompts that are best handed over at once: vLLM keeps full only what it has a queue for."""
+
+TWO_PASS_WINDOW = 2048
+"""Prompts of which the rationales are written, and then read: so many are lost at most when vLLM dies."""
+
+LEAST_LENGTH = 4096
+
+_ONE_PROCESS = (
+    "a model with engine='vllm' cannot be copied to other processes, so encode(..., device=[...]) and pools do not go "
+    "with it: several GPUs are the engine option tensor_parallel_size, or one process for each"
+)
+
+OnResult = Callable[[int, Result], None]
+
+
+class VllmEngine:
+    """Generates and pools with vLLM, which runs in a process of its own and holds the only copy of the weights.
+
+    `start` starts vLLM and checks a few of its vectors. After a call that was interrupted or failed vLLM is not running
+    any more; the next call starts it again.
+
+    Args:
+        folder: The model folder: config and weights as transformers saves them.
+        eos_token_ids: Ids that end a rationale.
+        vocabulary_size: How many token ids have an embedding.
+        context_length: The model's context in tokens; None without a limit.
+        longest: Prompt and rationale, in tokens, that calls will usually need.
+        pooling: The reduction over the span; not ``"mean_penultimate"``.
+        pooling_span: Where the span starts, see `grace_st.config.GraceConfig`.
+        trust_remote_code: For checkpoints whose architecture has code of its own.
+        options: See `VllmOptions`.
+
+    Raises:
+        ValueError: The pooling is not possible here, or ``max_model_len`` does not fit.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        eos_token_ids: Sequence[int],
+        vocabulary_size: int,
+        context_length: int | None,
+        longest: int,
+        pooling: Pooling = "mean",
+        pooling_span: PoolingSpan = "text_and_rationale",
+        trust_remote_code: bool = False,
+        options: VllmOptions | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.options = options or VllmOptions()
+        self.eos_token_ids = tuple(sorted(set(eos_token_ids)))
+        self.vocabulary_size = vocabulary_size
+        self.pooling: Pooling = pooling
+        self.pooling_span: PoolingSpan = pooling_span
+        self._context_length = context_length
+        self._trust_remote_code = trust_remote_code
+        if pooling not in REDUCTIONS:
+            raise ValueError(
+                f"pooling={pooling!r} needs states that vLLM does not hand out (it hands out the last layer's): use "
+                f"engine='torch', or pooling={' or '.join(map(repr, REDUCTIONS))}"
+            )
+        self.max_model_len = self._model_length(longest)
+        self._owner = os.getpid()
+        self._lock = threading.RLock()
+        self._process: HostProcess | None = None
+        self._ready: Ready | None = None
+        self._weights: str | None = None
+
+    def _model_length(self, longest: int) -> int:
+        wanted, context = self.options.max_model_len, self._context_length
+        if wanted is not None and context is not None and wanted > context:
+            raise ValueError(f"engine option max_model_len={wanted} exceeds the model's context of {context} tokens")
+        if wanted is not None and wanted < longest:
+            raise ValueError(
+                f"engine option max_model_len={wanted} is less than max_seq_length and max_new_tokens of the model "
+                f"folder, {longest} together: raise it, or load with lower ones"
+            )
+        length = wanted or max(longest, LEAST_LENGTH)
+        return length if context is None else min(length, context)
+
+    def __getstate__(self) -> NoReturn:
+        raise ValueError(_ONE_PROCESS)
+
+    # ---------------------------------------------------------------- what it is
+
+    @property
+    def ready(self) -> Ready:
+        """What was started. Starts it, if need be."""
+        if self._ready is None:
+            self.start()
+        assert self._ready is not None
+        return self._ready
+
+    @property
+    def mode(self) -> Literal["one_pass", "two_pass"]:
+        """Whether states are pooled while generating, or in a second pass."""
+        return "two_pass" if self.options.two_pass else "one_pass"
+
+    @property
+    def embedding_dimension(self) -> int:
+        """``d`` of the vectors: the model's hidden size."""
+        return self.ready.dimension
+
+    @property
+    def window(self) -> int:
+        """How many prompts are best handed over at once."""
+        return WINDOW
+
+    def fingerprint(self) -> dict[str, Any]:
+        """See `grace_st.engines.base.Engine.fingerprint`."""
+        if self._weights is None:
+            from grace_st.fingerprint import folder_revision
+
+            self._weights = folder_revision(self.folder)
+        return {
+            "engine": type(self).__name__,
+            "vllm": self.ready.version,
+            "mode": self.mode,
+            "weights": self._weights,
+            "architecture": self.ready.architecture,
+            "dtype": self.ready.dtype,
+            "device": self.ready.device,
+            "max_model_len": self.max_model_len,
+            "options": self.options.fingerprint(),
+        }
+
+    def __repr__(self) -> str:
+        """The version, the mode and where it runs."""
+        ready = self.ready
+        return f"VllmEngine(vllm {ready.version}, {self.mode}, {ready.device}, {ready.dtype})"
+
+    # ---------------------------------------------------------------- public
+
+    def start(self) -> None:
+        """Start vLLM and check its vectors, unless it is running.
+
+        Raises:
+            VllmMissingError: vLLM is not installed, or in an unsupported version; an `ImportError`.
+            VllmStartError: vLLM cannot be started; the message has the cause.
+            VllmMismatchError: Its vectors are not what they should be, or it keeps other books than expected.
+            ValueError: This process is a fork of the one that made the engine.
+        """
+        if os.getpid() != self._owner:
+            raise ValueError(_ONE_PROCESS)
+        with self._lock:
+            if self._process is None or not self._process.is_running:
+                self.close()
+                require_vllm()
+                self._start()
+
+    def generate(
+        self,
+        prompts: Sequence[PromptTokens],
+        sampling: Sampling,
+        *,
+        progress: Progress | None = None,
+        on_rollout: OnRollout | None = None,
+    ) -> list[Rollout]:
+        """See `grace_st.engines.base.Engine.generate`. Equal prompts are generated once.
+
+        Raises:
+            VllmDiedError: vLLM ended; the message has the cause. Rollouts finished before have been given to
+                ``on_rollout``.
+            VllmSilentError: It has made no step for longer than ``step_limit``.
+        """
+        count = sampling.num_samples
+        if sampling.max_new_tokens == 0:
+            rollouts = self.embed(prompts, [()] * len(prompts), progress=progress)
+            if sampling.logprobs:
+                rollouts = [replace(rollout, logprobs=()) for rollout in rollouts]
+            repeated = [rollout for rollout in rollouts for _ in range(count)]
+            if on_rollout is not None:
+                for place, rollout in enumerate(repeated):
+                    on_rollout(place, rollout)
+            return repeated
+        budget = sampling.max_new_tokens
+        self._check(prompts, [budget] * len(prompts))
+        if sampling.do_sample and not self.ready.seeds:
+            raise ValueError(
+                "vLLM cannot sample with seeds on a CPU while it reads prompts in pieces: leave out the engine option "
+                "enable_chunked_prefill=true, or do_sample"
+            )
+        distinct, owners = deduplicate([(*prompt.ids, prompt.pool_start) for prompt in prompts])
+        places: list[list[int]] = [[] for _ in distinct]
+        for place, owner in enumerate(owners):
+            places[owner].append(place)
+        done: dict[int, Rollout] = {}
+        remaining = [count] * len(distinct)
+
+        def finish(number: int, rollout: Rollout) -> None:
+            """Rollout ``number``: prompts in order, and the samples of each."""
+            done[number] = rollout
+            prompt, sample = divmod(number, count)
+            remaining[prompt] -= 1
+            if on_rollout is not None:
+                for place in places[prompt]:
+                    on_rollout(place * count + sample, rollout)
+            if progress is not None and remaining[prompt] == 0:
+                progress(len(places[prompt]))
+
+        work = [prompts[index] for index in distinct]
+        # One token more than the budget: the last one of a batch of tokens is sampled, but not fed.
+        extra = 0 if self.options.two_pass else 1
+        jobs = [
+            Job(
+                name=str(index * count + sample),
+                ids=prompt.ids,
+                start=pooled_from(prompt, self.pooling_span),
+                max_tokens=budget + extra,
+                seed=rollout_seed(sampling.seed, prompt.ids, sample) if sampling.do_sample else None,
+            )
+            for index, prompt in enumerate(work)
+            for sample in range(count)
+        ]
+        with self._call(len(jobs), done):
+            if self.options.two_pass:
+                self._in_two_passes(jobs, sampling, finish, distinct)
+            else:
+
+                def pooled(number: int, result: Result) -> None:
+                    vector = self._vector(result, jobs[number].start, len(jobs[number].ids), distinct[number // count])
+                    finish(number, _rollout(result, budget, vector))
+
+                self._run(jobs, self._sampling(sampling), "requests", pooled)
+        return [done[owner * count + sample] for owner in owners for sample in range(count)]
+
+    def embed(
+        self,
+        prompts: Sequence[PromptTokens],
+        rationales: Sequence[Sequence[int]],
+        *,
+        progress: Progress | None = None,
+    ) -> list[Rollout]:
+        """See `grace_st.engines.base.Engine.embed`."""
+        if len(prompts) != len(rationales):
+            raise ValueError(f"got {len(prompts)} prompts and {len(rationales)} rationales: one of each is needed")
+        self._check(prompts, [len(given) for given in rationales], rationales)
+        sequences = [prompt.ids + tuple(given) for prompt, given in zip(prompts, rationales, strict=True)]
+        starts = [pooled_from(prompt, self.pooling_span) for prompt in prompts]
+        distinct, owners = deduplicate([(*ids, start) for ids, start in zip(sequences, starts, strict=True)])
+        weights = np.bincount(owners, minlength=len(distinct)).tolist() if owners else []
+        vectors: dict[int, Tensor] = {}
+
+        def finish(number: int, vector: Tensor) -> None:
+            vectors[number] = vector
+            if progress is not None:
+                progress(weights[number])
+
+        jobs = [Job(str(number), sequences[index], starts[index], 1) for number, index in enumerate(distinct)]
+        with self._call(len(jobs), vectors):
+            self._pool(jobs, finish, distinct)
+        return [Rollout(tuple(given), None, vectors[owner]) for given, owner in zip(rationales, owners, strict=True)]
+
+    def close(self) -> None:
+        """End vLLM. The next call starts it again."""
+        with self._lock:
+            if self._process is not None:
+                self._process.end()
+            self._process = None
+
+    # ---------------------------------------------------------------- passes
+
+    def _in_two_passes(
+        self, jobs: list[Job], sampling: Sampling, finish: Callable[[int, Rollout], None], distinct: list[int]
+    ) -> None:
+        for first in range(0, len(jobs), TWO_PASS_WINDOW):
+            window = jobs[first : first + TWO_PASS_WINDOW]
+            written: dict[int, Result] = {}
+            self._run(window, self._sampling(sampling), None, written.__setitem__)
+            drafts = {number: _rollout(result, sampling.max_new_tokens, None) for number, result in written.items()}
+            whole = [replace(job, ids=job.ids + drafts[int(job.name)].ids, max_tokens=1, seed=None) for job in window]
+            # Equal samples of a prompt are one sequence.
+            kept, owners = deduplicate([(*job.ids, job.start) for job in whole])
+            numbers: list[list[int]] = [[] for _ in kept]
+            for job, owner in zip(whole, owners, strict=True):
+                numbers[owner].append(int(job.name))
+
+            def found(place: int, vector: Tensor, numbers: list[list[int]] = numbers) -> None:
+                for number in numbers[place]:
+                    finish(number, replace(drafts[number], vector=vector))  # noqa: B023  (used within its turn)
+
+            second = [replace(whole[index], name=str(place)) for place, index in enumerate(kept)]
+            self._pool(second, found, [distinct[int(whole[index].name) // sampling.num_samples] for index in kept])
+
+    def _pool(self, jobs: list[Job], finish: Callable[[int, Tensor], None], prompts: Sequence[int]) -> None:
+        """Vectors of whole sequences, by their place; ``prompts`` are what errors call them."""
+
+        def pooled(number: int, result: Result) -> None:
+            job = jobs[number]
+            finish(number, self._vector(result, job.start, len(job.ids), prompts[number]))
+
+        self._run(jobs, {"temperature": 0.0, "ignore_eos": True}, self._pooled, pooled)
+
+    @property
+    def _pooled(self) -> Pooled:
+        return "sequences" if self.options.two_pass else "requests"
+
+    def _sampling(self, sampling: Sampling) -> dict[str, Any]:
+        values: dict[str, Any] = {
+            "temperature": sampling.temperature if sampling.do_sample else 0.0,
+            "repetition_penalty": sampling.repetition_penalty,
+            "stop_token_ids": list(self.eos_token_ids),
+            "ignore_eos": True,  # the model folder says what ends a rationale, not the checkpoint
+        }
+        if sampling.do_sample:
+            values |= {"top_p": sampling.top_p, "top_k": sampling.top_k}
+        if sampling.logprobs:
+            values["logprobs"] = 0
+        return values
+
+    def _vector(self, result: Result, start: int, length: int, prompt: int) -> Tensor:
+        """``[d]`` float32 of a result, its states counted.
+
+        Raises:
+            VllmMismatchError: Other states were pooled than there are.
+            NonFiniteVectorError: It is not finite.
+        """
+        expected = length + len(result.ids) - 1 - start
+        if result.count != expected:
+            raise VllmMismatchError(
+                f"vLLM {self.ready.version} pooled {result.count} states of a text that has {expected}: use the engine "
+                f"option two_pass=true, or a version that this was tested with ({', '.join(TESTED)})"
+            )
+        values = torch.from_numpy(np.frombuffer(result.vector, dtype=np.float32).copy())
+        return checked(values / expected if self.pooling == "mean" else values, prompt)
+
+    def _check(
+        self, prompts: Sequence[PromptTokens], budgets: Sequence[int], rationales: Sequence[Sequence[int]] = ()
+    ) -> None:
+        check_requests(
+            prompts,
+            budgets,
+            rationales,
+            context_length=self._context_length,
+            vocabulary_size=self.vocabulary_size,
+        )
+        for prompt, budget in zip(prompts, budgets, strict=True):
+            if len(prompt.ids) + budget > self.max_model_len:
+                raise ValueError(
+                    f"a prompt of {len(prompt.ids)} tokens and {budget} for its rationale exceed the length of "
+                    f"{self.max_model_len} tokens that vLLM was started with: load with the engine option "
+                    f"max_model_len={len(prompt.ids) + budget}"
+                )
+
+    # ---------------------------------------------------------------- the process
+
+    def _arguments(self) -> dict[str, Any]:
+        """For ``vllm.LLM``, but for what depends on the device."""
+        options = self.options
+        arguments: dict[str, Any] = {
+            "model": str(self.folder),
+            "runner": "generate",
+            "skip_tokenizer_init": True,
+            "generation_config": "vllm",
+            "logprobs_mode": "raw_logprobs",  # of the model's own distribution
+            # What is cached is not computed, and what is not computed cannot be pooled.
+            "enable_prefix_caching": False,
+            "load_format": "safetensors",
+            "max_model_len": self.max_model_len + 1,
+            "trust_remote_code": self._trust_remote_code,
+            "tensor_parallel_size": options.tensor_parallel_size,
+        }
+        for name in (
+            "gpu_memory_utilization",
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "enforce_eager",
+            "quantization",
+            "kv_cache_dtype",
+            "speculative_config",
+        ):
+            if getattr(options, name) is not None:
+                arguments[name] = getattr(options, name)
+        return arguments
+
+    def _start(self) -> None:
+        options = self.options
+        chunked = False if options.two_pass else options.enable_chunked_prefill
+        start = Start(arguments=self._arguments(), dtype=options.dtype, chunked_prefill=chunked, pooling=self.pooling)
+        cache = {} if options.cpu_cache_gib is None else {"VLLM_CPU_KVCACHE_SPACE": str(options.cpu_cache_gib)}
+        process = self._process = HostProcess(HOST, ENVIRONMENT, overruled=cache)
+        try:
+            process.send(start)
+            ready = process.receive(options.start_limit)
+            if isinstance(ready, Failed):
+                raise VllmDiedError(_cause(ready, process))
+            self._ready = ready
+            self._check_itself()
+        except VllmSilentError as error:
+            self.close()
+            raise VllmStartError(
+                f"vLLM has not started within start_limit={options.start_limit:.0f} seconds: raise this engine option "
+                "if the model is large and its disk slow"
+            ) from error
+        except VllmDiedError as error:
+            self.close()
+            raise VllmStartError(f"vLLM cannot be started with {self.folder}: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_itself(self) -> None:
+        ready = self.ready
+        if self.mode == "one_pass" and ready.cause is not None:
+            raise VllmMismatchError(
+                f"vLLM {ready.version} cannot be pooled from while it generates ({ready.cause}): use the engine option "
+                f"two_pass=true, or a version that this was tested with ({', '.join(TESTED)})"
+            )
+        difference = check.largest_difference(self._results, self.pooling, self._pooled, self.vocabulary_size)
+        if not difference <= check.TOLERANCE[ready.dtype == "float32"]:
+            raise VllmMismatchError(
+                f"vectors of vLLM {ready.version} ({ready.architecture}, {ready.dtype}) differ by {difference:.2g} "
+                "from those of the same sequences read alone: use engine='torch', the engine option two_pass=true, or "
+                f"a version that this was tested with ({', '.join(TESTED)})"
+            )
+
+    @contextmanager
+    def _call(self, count: int, done: dict[int, Any]) -> Iterator[None]:
+        """One call at a time, with vLLM running; whatever ends it early ends vLLM, which is busy with its requests."""
+        with self._lock:
+            self.start()
+            try:
+                yield
+            except VllmSilentError as error:
+                self.close()
+                raise VllmSilentError(
+                    f"vLLM has made no step for {self.options.step_limit:.0f} seconds (engine option step_limit) and "
+                    f"was ended; {len(done)} of {count} rationales were finished"
+                ) from error
+            except VllmDiedError as error:
+                self.close()
+                raise VllmDiedError(
+                    f"vLLM died with {len(done)} of {count} rationales finished: {error}. With a store they are kept, "
+                    "and the same call goes on from there"
+                ) from error
+            except BaseException:
+                self.close()
+                raise
+
+    def _run(self, jobs: list[Job], sampling: dict[str, Any], pooled: Pooled | None, finish: OnResult) -> None:
+        """Do requests whose names are numbers."""
+        if not jobs:
+            return
+        process = self._process
+        assert process is not None
+        process.send(Batch(jobs=jobs, sampling=sampling, pooled=pooled))
+        first = int(jobs[0].name)
+        left = len(jobs)
+        while True:
+            message = process.receive(self.options.step_limit)
+            if isinstance(message, Results):
+                for result in message.results:
+                    finish(int(result.name), result)
+                left -= len(message.results)
+            elif isinstance(message, Failed):
+                raise VllmDiedError(_cause(message, process))
+            elif isinstance(message, End):
+                if left:
+                    raise VllmError(f"vLLM left {left} requests from {first} on undone")
+                return
+            else:
+                assert isinstance(message, Beat)
+
+    def _results(self, jobs: list[Job], pooled: Pooled) -> list[Result]:
+        """Greedy results of some requests, whose names are their places."""
+        found: dict[int, Result] = {}
+        self._run(jobs, {"temperature": 0.0, "ignore_eos": True}, pooled, found.__setitem__)
+        return [found[place] for place in range(len(jobs))]
+
+
+def _cause(failed: Failed, process: HostProcess) -> str:
+    if failed.exit_code is not None:
+        return of_exit(failed.exit_code, process.written())
+    return of_message(failed.cause, process.written())
+
+
+def _rollout(result: Result, budget: int, vector: Tensor | None) -> Rollout:
+    """A result as other engines would give it: an EOS after a full budget is not seen there."""
+    is_full = len(result.ids) > budget
+    ended = result.stop_id is not None and not is_full
+    ids = result.ids[:-1] if ended else result.ids[:budget]
+    logprobs = None if result.logprobs is None else result.logprobs[: len(ids) + ended]
+    return Rollout(ids, result.stop_id if ended else None, torch.zeros(0) if vector is None else vector, logprobs)
