@@ -29,7 +29,7 @@ def configure_engine(group: argparse._ArgumentGroup) -> None:
 
 
 def engine_kwargs(arguments: argparse.Namespace) -> dict[str, Any] | None:
-    """Options of the engine, ``--slots`` among them; checked as far as that needs no engine.
+    """Options of the engine, ``--slots`` among them where the command has it; checked as far as that needs no engine.
 
     Raises:
         CommandError: An option is malformed, given twice, or of the other engine.
@@ -43,15 +43,16 @@ def engine_kwargs(arguments: argparse.Namespace) -> dict[str, Any] | None:
         if name in options:
             raise CommandError(f"--engine-option {name} is given twice")
         options[name] = _value(value)
+    slots = getattr(arguments, "slots", None)
     if arguments.engine == "vllm":
-        if arguments.slots is not None:
+        if slots is not None:
             raise CommandError("--slots is an option of --engine torch: for vLLM use --engine-option max_num_seqs=N")
         if arguments.device is not None:
             raise CommandError("--device is an option of --engine torch: vLLM takes the device that it was built for")
-    elif arguments.slots is not None:
+    elif slots is not None:
         if "slots" in options:
             raise CommandError("--slots and --engine-option slots say the same: leave one out")
-        options["slots"] = arguments.slots
+        options["slots"] = slots
     if not options and arguments.engine == "torch":
         return None
     from grace_st.engines.choice import check_engine

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import ipaddress
-import json
 import logging
 import os
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grace_st.cli.command import Command, CommandError
+from grace_st.cli.engine import configure_engine, engine_kwargs
 from grace_st.cli.models import BUNDLED, model_folder
 from grace_st.cli.sizes import size
 from grace_st.cli.terminal import quiet_libraries, write_json
@@ -87,15 +87,7 @@ def _configure_encoding(parser: argparse.ArgumentParser) -> None:
         "--max-seq-length", metavar="N", type=int, help="longest prompt in tokens (default: the model's)"
     )
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--engine", choices=("torch", "vllm"), default="torch", help="what generates (default: torch)")
-    machine.add_argument(
-        "--engine-option",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        type=_engine_option,
-        help="an option of the engine, such as slots=32; VALUE is JSON, or else a string",
-    )
+    configure_engine(machine)
     machine.add_argument("--device", metavar="NAME", help="cpu, cuda, mps, ... (default: the best there is)")
     machine.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (default: as they are)"
@@ -162,16 +154,6 @@ def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _engine_option(text: str) -> tuple[str, Any]:
-    name, separator, value = text.partition("=")
-    if not separator or not name:
-        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, such as slots=32, got {text!r}")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
-
-
 def _run(arguments: argparse.Namespace) -> int:
     # All that can be wrong is looked at before the model is loaded, the quick things first.
     limits = _limits(arguments)
@@ -180,6 +162,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise CommandError(f"--threads must be an integer >= 1, got {arguments.threads}")
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise CommandError(f"the server needs {', '.join(missing)}: pip install 'grace-st[serve]'")
+    options = engine_kwargs(arguments)
     keys = _keys(arguments)
 
     from grace_st import nano_path
@@ -192,7 +175,7 @@ def _run(arguments: argparse.Namespace) -> int:
     path = nano_path() if folder is None else folder
     store = None if arguments.store is None else RationaleStore(arguments.store)
     service = Service(
-        ModelLoader(path, _load(arguments, path, is_bundled=folder is None), store=store),
+        ModelLoader(path, _load(arguments, path, options, is_bundled=folder is None), store=store),
         names=arguments.served_model_name or [BUNDLED if folder is None else path.resolve().name],
         limits=limits,
         keys=keys,
@@ -240,7 +223,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _load(arguments: argparse.Namespace, path: Path, *, is_bundled: bool) -> Callable[[], GraceModel]:
+def _load(
+    arguments: argparse.Namespace, path: Path, options: dict[str, Any] | None, *, is_bundled: bool
+) -> Callable[[], GraceModel]:
     def load() -> GraceModel:
         quiet_libraries()
         import torch
@@ -255,7 +240,7 @@ def _load(arguments: argparse.Namespace, path: Path, *, is_bundled: bool) -> Cal
         return grace_st.load(
             path,
             engine=arguments.engine,
-            engine_kwargs=dict(arguments.engine_option) or None,
+            engine_kwargs=options,
             device=arguments.device,
             model_kwargs=None if arguments.dtype is None else {"dtype": getattr(torch, arguments.dtype)},
             **{name: value for name, value in config.items() if value is not None},

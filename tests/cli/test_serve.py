@@ -41,7 +41,7 @@ def misuse(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("--model", "grace-nano", "--max-texts", "9", "--max-queue-texts", "8"), "would never be accepted"),
         (("--model", "grace-nano", "--request-seconds", "-1"), "request_seconds must be a number of seconds"),
         (("--model", "grace-nano", "--max-request-bytes", "many"), "must be a number with a unit"),
-        (("--model", "grace-nano", "--engine-option", "slots"), "must be NAME=VALUE"),
+        (("--model", "grace-nano", "--engine-option", "slots"), "takes KEY=VALUE"),
         (("--model", "grace-nano", "--api-key-file", "nowhere.txt"), "nowhere.txt"),
         (("--model", "grace-nano", "--store", "no/folder/s.sqlite"), "no/folder"),
         (("--model", "grace-nano", "--port", "70000"), "cannot listen on 127.0.0.1, port 70000"),
