@@ -22,6 +22,7 @@ from grace_st.bulk.formats import (
     input_format_of,
     output_format_of,
 )
+from grace_st.cli import encode_ray
 from grace_st.cli.command import Command, CommandError
 from grace_st.cli.terminal import open_console, quiet_libraries, write_json
 
@@ -37,8 +38,14 @@ _SAMPLING = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "re
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="INPUT", help="a file of texts, or - for standard input")
-    parser.add_argument("output", metavar="OUTPUT", help="the file to write, or - for JSON lines on standard output")
+    parser.add_argument(
+        "input", metavar="INPUT", help="a file of texts, or - for standard input; with --ray also a folder or a pattern"
+    )
+    parser.add_argument(
+        "output",
+        metavar="OUTPUT",
+        help="the file to write, or - for JSON lines on standard output; with --ray a folder",
+    )
     parser.add_argument(
         "--model",
         metavar="DIR",
@@ -65,9 +72,10 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--store",
         metavar="FILE",
         help="keep rationales and vectors in this file (NAME.sqlite) as well, and do not generate again what it holds: "
-        "also for other inputs, and for several processes at once",
+        "also for other inputs, and for several processes at once (with --ray a folder, of one file for each worker)",
     )
     run.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+    encode_ray.configure(parser)
 
 
 def _configure_files(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +124,9 @@ def _configure_encoding(parser: argparse.ArgumentParser) -> None:
     prompts.add_argument("--repetition-penalty", metavar="X", type=float, help="1 is off")
     prompts.add_argument("--seed", metavar="N", type=int, help="with --do-sample: each text has its own from this one")
     machine = parser.add_argument_group("machine")
+    machine.add_argument(
+        "--engine", metavar="NAME", default="torch", help="what writes the rationales (default: %(default)s)"
+    )
     machine.add_argument("--device", metavar="NAME", help="cpu, cuda, mps, ... (default: the best there is)")
     machine.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (default: as they are)"
@@ -134,6 +145,9 @@ def _positive(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.ray:
+        return _run_ray(arguments)
+    encode_ray.check_unused(arguments)
     to_stdout = arguments.output == STANDARD_STREAM
     source, source_format = _input(arguments)
     destination_format = _output_format(arguments)
@@ -162,6 +176,15 @@ def _run(arguments: argparse.Namespace) -> int:
         outcome = encode_to_file(job, destination, _mode(arguments))
     _tell(arguments, job, outcome)
     return 0
+
+
+def _run_ray(arguments: argparse.Namespace) -> int:
+    encode_ray.check(arguments)
+    folder = _model_folder(arguments.model)
+    plain = argparse.Namespace(**{**vars(arguments), "store": None})  # each worker has its own
+    # Workers have other working directories.
+    loader = _Loader(plain, None if folder is None else folder.absolute())
+    return encode_ray.run(arguments, loader, _settings(arguments, arguments.input_format, "parquet"), _mode(arguments))
 
 
 def _tell(arguments: argparse.Namespace, job: Job, outcome: Outcome) -> None:
@@ -223,7 +246,9 @@ def _model_folder(name: str) -> Path | None:
     return folder
 
 
-def _settings(arguments: argparse.Namespace, input_format: InputFormat, output_format: OutputFormat) -> dict[str, Any]:
+def _settings(
+    arguments: argparse.Namespace, input_format: InputFormat | None, output_format: OutputFormat
+) -> dict[str, Any]:
     """All that vectors and chunks depend on, by the names that messages give."""
     from grace_st import __version__
 
@@ -233,6 +258,7 @@ def _settings(arguments: argparse.Namespace, input_format: InputFormat, output_f
         "--input-format": input_format,
         "--output-format": output_format,
         **options,
+        "--engine": arguments.engine,
         "--dtype": arguments.dtype,
         "--slots": arguments.slots,
         "grace-st": __version__,
@@ -279,6 +305,7 @@ class _Loader:
         arguments = self.arguments
         model = grace_st.load(
             self._path,
+            engine=arguments.engine,
             device=arguments.device,
             model_kwargs=None if arguments.dtype is None else {"dtype": getattr(torch, arguments.dtype)},
             engine_kwargs=None if arguments.slots is None else {"slots": arguments.slots},
@@ -303,6 +330,7 @@ COMMAND = Command(
         "grace-st encode texts.txt vectors.npy --model models/mine",
         "grace-st encode corpus.jsonl.gz corpus.parquet --model models/mine --field body --id-field doc_id --resume",
         "grace-st encode - - --model grace-nano --quiet",
+        "grace-st encode corpus/ s3://bucket/vectors --ray --workers 8 --model models/mine --resume",
     ),
     configure=_configure,
     run=_run,
