@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 
 from grace_st.scale.blocks import MOST_ROWS, Block
+
+_BLOCKS = 8  # of a shard, at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,8 @@ def shard_name(index: int, run: str) -> str:
 
 
 def block_rows(shard_rows: int) -> int:
-    """Rows of a block, such that blocks of one file fill a shard as well as may be."""
-    return math.ceil(shard_rows / math.ceil(shard_rows / MOST_ROWS))
+    """Rows of a block: small beside a shard, since shards are filled with whole blocks."""
+    return max(1, min(MOST_ROWS, shard_rows // _BLOCKS))
 
 
 def packed(files: Iterable[Sequence[Block]], shard_rows: int) -> list[Shard]:
