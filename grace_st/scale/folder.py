@@ -353,7 +353,7 @@ def _in_object_store(place: Place) -> Iterator[IO[bytes]]:
         stream.seek(0)
         place.system.create_dir(place.parent, recursive=True)
         try:
-            with place.system.open_output_stream(place.path) as out:
+            with place.system.open_output_stream(place.path, compression=None) as out:
                 shutil.copyfileobj(stream, out, _UPLOADED_AT_ONCE)
         except BaseException:
             with suppress(OSError):

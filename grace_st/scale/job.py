@@ -304,7 +304,7 @@ class _FileCheck:
         try:
             content = self.reader.content(file, self.block_rows)
         except (InputError, OSError) as error:
-            kind = "ValueError" if isinstance(error, ValueError) else "OSError"
+            kind = "InputError" if isinstance(error, InputError) else "OSError"
             return json.dumps({"file": index, "kind": kind, "error": str(error)})
         return json.dumps(
             {

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from grace_st.bulk.chunks import Chunk, Totals, chunked, joined
 from grace_st.bulk.encoder import Encoder
-from grace_st.bulk.rows import Row
+from grace_st.bulk.rows import InputError, Row
 from grace_st.bulk.writers import write_parquet
 from grace_st.scale.blocks import RowReader
 from grace_st.scale.files import InputFile, Place
@@ -33,6 +33,7 @@ MOST_ATTEMPTS = 5
 """Of one shard, each time that the run goes on. Who dies reports no error, so somebody has to count."""
 
 ERRORS: Mapping[str, type[Exception]] = {
+    "InputError": InputError,
     "OSError": OSError,
     "ValueError": ValueError,
     "ArithmeticError": ArithmeticError,

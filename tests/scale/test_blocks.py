@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow
@@ -66,9 +67,7 @@ def test_bad_rows_count_for_the_ids_and_are_left_out(tmp_path: Path, name: str) 
     size=st.integers(1, 9),
     kind=st.sampled_from(["jsonl", "parquet"]),
 )
-def test_any_file_is_read_as_from_its_beginning(
-    tmp_path: Path, texts: list[object], size: int, kind: str
-) -> None:
+def test_any_file_is_read_as_from_its_beginning(tmp_path: Path, texts: list[object], size: int, kind: str) -> None:
     if kind == "parquet" and all(text is None for text in texts):
         return  # a column of nulls has no type
     file = write(tmp_path / f"a.{kind}", texts)
@@ -115,6 +114,6 @@ def test_shards_hold_all_blocks_in_order_and_are_filled(rows: list[int], most: i
     assert flat == [(file, block) for file, blocks in enumerate(files) for block in blocks]
     assert [shard.index for shard in shards] == list(range(len(shards)))
     assert all(0 < shard.rows <= most for shard in shards)
-    for shard, following in zip(shards, shards[1:], strict=False):
+    for shard, following in pairwise(shards):
         assert shard.rows + following.parts[0].block.rows > most
     assert [Shard.from_json(shard.to_json()) for shard in shards] == shards
