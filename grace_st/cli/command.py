@@ -16,6 +16,7 @@ BUILT_IN: Mapping[str, str] = {
     "encode": "grace_st.cli.encode:COMMAND",
     "convert": "grace_st.cli.convert:COMMAND",
     "store": "grace_st.cli.store:COMMAND",
+    "plan": "grace_st.cli.plan:COMMAND",
 }
 
 
