@@ -6,6 +6,7 @@ Arguments and results; the work is in ``grace_st.bulk``. ``encode_view`` draws t
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -184,6 +185,7 @@ def _run_ray(arguments: argparse.Namespace) -> int:
     plain = argparse.Namespace(**{**vars(arguments), "store": None})  # each worker has its own
     # Workers have other working directories.
     loader = _Loader(plain, None if folder is None else folder.absolute())
+    loader.check()
     return encode_ray.run(arguments, loader, _settings(arguments, arguments.input_format, "parquet"), _mode(arguments))
 
 
@@ -282,6 +284,27 @@ class _Loader:
     def _sampling(self) -> dict[str, Any]:
         given = {name: getattr(self.arguments, name) for name in _SAMPLING}
         return {name: value for name, value in given.items() if value is not None}
+
+    def check(self) -> None:
+        """Refuse options that can be refused without the weights.
+
+        Raises:
+            ValueError: Names the option.
+        """
+        from grace_st.engines.base import Sampling
+        from grace_st.module import ENGINES
+
+        Sampling(**{"max_new_tokens": 0, **self._sampling})
+        if self.arguments.engine not in ENGINES:
+            raise CommandError(f"engine must be one of {', '.join(map(repr, ENGINES))}, got {self.arguments.engine!r}")
+        config = self._path / "config_sentence_transformers.json"
+        prompts = json.loads(config.read_text(encoding="utf-8")).get("prompts", {}) if config.is_file() else {}
+        known = {"query", "document", *prompts}  # the two that sentence-transformers gives every model
+        if self.arguments.prompt_name is not None and self.arguments.prompt_name not in known:
+            listed = ", ".join(sorted(known))
+            raise CommandError(
+                f"prompt_name {self.arguments.prompt_name!r} is not one of the model's prompts: {listed}"
+            )
 
     def settings(self) -> Mapping[str, Any]:
         from grace_st.bulk.encoder import model_files

@@ -26,6 +26,7 @@ from grace_st.bulk.lock import LOCK_NAME, FolderLock
 from grace_st.bulk.store import Mode, Settings, compare_settings
 from grace_st.scale.files import InputFile, Place, place_of
 from grace_st.scale.shards import Shard, shard_name
+from grace_st.store import RationaleStore, StoreError
 
 SUCCESS = "_SUCCESS"
 MANIFEST = "_manifest.json"
@@ -249,6 +250,16 @@ class OutputFolder:
         write_whole(self._plan_place, plan.to_bytes())
         self.plan = plan
 
+    def has_stores(self) -> bool:
+        """Whether something was generated for shards that are not finished."""
+        return any(map(_has_entries, [] if self.store is None else Path(self.store).glob("*.sqlite")))
+
+    def abandon(self) -> None:
+        """Remove what the run has made, of which nothing is finished."""
+        for name in self._names(self.work):
+            self._remove(self.work.child(name), sparing_lock=True)
+        self.plan = None
+
     def _remove(self, place: Place, *, sparing_lock: bool = False) -> None:
         from pyarrow import fs
 
@@ -380,6 +391,14 @@ def shard_report(place: Place) -> dict[str, Any] | None:
         return None
     report: dict[str, Any] | None = None if said is None else json.loads(said)
     return report if report is not None and report["rows"] == rows else None
+
+
+def _has_entries(path: Path) -> bool:
+    try:
+        with RationaleStore(path, read_only=True) as store:
+            return store.info().entries > 0
+    except (StoreError, OSError):
+        return True  # nobody can tell, so it stays
 
 
 def _is_own(name: str) -> bool:

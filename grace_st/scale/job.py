@@ -123,6 +123,8 @@ def encode_corpus(job: CorpusJob, connect: Callable[[], Cluster], mode: Mode = "
         try:
             manifest = run.run()
         except BaseException as error:
+            if isinstance(error, ValueError) and run.has_nothing():
+                folder.abandon()
             if (note := run.how_to_go_on()) is not None:
                 error.add_note(note)
             raise
@@ -156,6 +158,7 @@ class _Run:
             system=listing.place.system, field=job.field, id_field=job.id_field, skip_bad_rows=job.skip_bad_rows
         )
         self._reports: dict[int, dict[str, Any]] = {}
+        self._has_begun = False
         self.resumed: list[dict[str, Any]] = []
 
     def run(self) -> dict[str, Any]:
@@ -202,6 +205,7 @@ class _Run:
         )
         if folder.plan is None:
             folder.begin(plan)
+            self._has_begun = True
         else:
             _compare_corpus(folder, plan)
 
@@ -268,6 +272,10 @@ class _Run:
                 f"{other['shard']} on {other['machine']} with {other['device']}: name one kind with --device, and "
                 "start afresh with --overwrite"
             )
+
+    def has_nothing(self) -> bool:
+        """Whether it has begun the output itself, and nothing is finished of it, nor generated for it."""
+        return self._has_begun and not self._reports and not self._folder.has_stores()
 
     def how_to_go_on(self) -> str | None:
         """What is kept, for someone whose run has stopped; None where nothing is."""
