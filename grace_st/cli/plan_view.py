@@ -16,18 +16,18 @@ from grace_st.scale.costs import Corpus, Costs, Range, Throughput
 
 def show(console: Console, corpus: Corpus, measured: Throughput, costs: Costs, workers: int) -> None:
     """Print the table."""
-    console.print(Text(f"{_number(corpus.texts)} texts, {workers} worker{'s' if workers > 1 else ''}\n", "bold"))
+    console.print(Text(f"{shown(corpus.texts)} texts, {workers} worker{'s' if workers > 1 else ''}\n", "bold"))
     kept = "ids, vectors, rationales" if corpus.keep_rationales else "ids, vectors"
     rows = {
-        "texts": f"{_number(costs.text_tokens)} tokens, {corpus.text_tokens:g} each with the end of the template",
-        "rationales": f"{_number(costs.rationale_tokens)} tokens, {corpus.rationale_tokens:g} each",
+        "texts": f"{shown(costs.text_tokens)} tokens, {corpus.text_tokens:g} each with the end of the template",
+        "rationales": f"{shown(costs.rationale_tokens)} tokens, {corpus.rationale_tokens:g} each",
         "worker hours": _range(costs.worker_hours),
         "time": duration(costs.hours),
         "price": "" if costs.price is None else _range(costs.price),
-        "vectors": f"{_size(costs.vector_bytes)}, {corpus.dimensions} dimensions, {corpus.dtype}",
-        "output": f"{_size(costs.output_bytes)} of Parquet before compression ({kept}; float32)",
-        "store": f"{_size(costs.store_bytes)} if it stays (--store), else at most {_size(costs.running_store_bytes)}",
-        "index": f"{_size(costs.flat_index_bytes)} of memory flat, {_size(costs.hnsw_index_bytes)} as HNSW of float32",
+        "vectors": f"{bytes_shown(costs.vector_bytes)}, {corpus.dimensions} dimensions, {corpus.dtype}",
+        "output": f"{bytes_shown(costs.output_bytes)} of Parquet before compression ({kept}; float32)",
+        "store": f"{bytes_shown(costs.store_bytes)} if it stays (--store), else at most {bytes_shown(costs.running_store_bytes)}",
+        "index": f"{bytes_shown(costs.flat_index_bytes)} of memory flat, {bytes_shown(costs.hnsw_index_bytes)} as HNSW of float32",
     }
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -60,11 +60,12 @@ def duration(hours: Range) -> str:
 
 
 def _range(range_: Range) -> str:
-    low, high = _number(range_.low), _number(range_.high)
+    low, high = shown(range_.low), shown(range_.high)
     return low if low == high else f"{low} to {high}"
 
 
-def _number(number: float) -> str:
+def shown(number: float) -> str:
+    """A number as people read it: three digits and a unit, or thousands set apart."""
     if number < 1000:
         return f"{number:.3g}"
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
@@ -73,5 +74,6 @@ def _number(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def _size(count: float) -> str:
+def bytes_shown(count: float) -> str:
+    """A number of bytes, with its unit."""
     return shown_size(count) if count < 1e15 else f"{count / 1e15:.1f} PB"

@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,6 @@ def corpus(tmp_path: Path) -> Path:
     return folder
 
 
-Start = Callable[..., subprocess.Popen[bytes]]
-
-
 @pytest.fixture
 def words(corpus: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     # Ray lets its workers stand back behind other work on the machine.
@@ -68,20 +65,16 @@ def assert_right(out: Path, vectors: np.ndarray) -> dict[str, Any]:
     return json.loads((out / "_manifest.json").read_text())  # type: ignore[no-any-return]
 
 
-def processes(session: int) -> list[psutil.Process]:
-    """Those that a driver has started, with itself: it has a session of its own."""
+def workers(session: int) -> list[psutil.Process]:
+    """Those of a driver, which has a session of its own."""
     found = []
     for process in psutil.process_iter():
         try:
-            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+            if os.getsid(process.pid) == session and "MapWorker" in " ".join(process.cmdline()):
                 found.append(process)
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue
     return found
-
-
-def workers(session: int) -> list[psutil.Process]:
-    return [process for process in processes(session) if "MapWorker" in " ".join(process.cmdline())]
 
 
 def half_made(partial: Path, least: int) -> Iterator[tuple[Path, int]]:
@@ -150,10 +143,10 @@ def test_a_killed_driver_goes_on_and_a_changed_model_does_not(
     for process in workers(driver.pid):
         process.resume()
     deadline = time.monotonic() + 60
-    while (left := processes(driver.pid)) and time.monotonic() < deadline:
+    while (left := workers(driver.pid)) and time.monotonic() < deadline:
         time.sleep(0.2)
     finish(driver, log)
-    assert left == [], "the processes of Ray end with the driver"
+    assert left == [], "workers end with the driver"
     assert not out.exists()
 
     other = tmp_path / "other"
