@@ -17,6 +17,8 @@ from grace_st.scale.costs import Corpus, Costs, Range, Throughput
 def show(console: Console, corpus: Corpus, measured: Throughput, costs: Costs, workers: int) -> None:
     """Print the table."""
     console.print(Text(f"{shown(corpus.texts)} texts, {workers} worker{'s' if workers > 1 else ''}\n", "bold"))
+    stays, runs = bytes_shown(costs.store_bytes), bytes_shown(costs.running_store_bytes)
+    flat, hnsw = bytes_shown(costs.flat_index_bytes), bytes_shown(costs.hnsw_index_bytes)
     kept = "ids, vectors, rationales" if corpus.keep_rationales else "ids, vectors"
     rows = {
         "texts": f"{shown(costs.text_tokens)} tokens, {corpus.text_tokens:g} each with the end of the template",
@@ -26,8 +28,8 @@ def show(console: Console, corpus: Corpus, measured: Throughput, costs: Costs, w
         "price": "" if costs.price is None else _range(costs.price),
         "vectors": f"{bytes_shown(costs.vector_bytes)}, {corpus.dimensions} dimensions, {corpus.dtype}",
         "output": f"{bytes_shown(costs.output_bytes)} of Parquet before compression ({kept}; float32)",
-        "store": f"{bytes_shown(costs.store_bytes)} if it stays (--store), else at most {bytes_shown(costs.running_store_bytes)}",
-        "index": f"{bytes_shown(costs.flat_index_bytes)} of memory flat, {bytes_shown(costs.hnsw_index_bytes)} as HNSW of float32",
+        "store": f"{stays} if it stays (--store), else at most {runs}",
+        "index": f"{flat} of memory flat, {hnsw} as HNSW of float32",
     }
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def place_of(name: str) -> Place:
     from pyarrow import fs
 
     if not _URI.match(name):
-        return Place(system=fs.LocalFileSystem(), path=str(Path(name).expanduser().absolute()), shown=name)
+        return Place(system=fs.LocalFileSystem(), path=os.path.normpath(Path(name).expanduser().absolute()), shown=name)
     try:
         system, path = fs.FileSystem.from_uri(name)
     except (pyarrow.ArrowException, ValueError, ImportError) as error:

@@ -89,7 +89,7 @@ def measured_throughput(
     from grace_st.encoding import grace_module
 
     module = grace_module(model)
-    options = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+    options: dict[str, Any] = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     model.encode_with_rationales(texts[:_WARM_UP], **options)
     prompts = module.prompts_of(texts)
     started = time.perf_counter()

@@ -166,16 +166,16 @@ class ShardWorker:
         from pyarrow import fs
 
         folder = self.job.work.child("_run").child("attempts").child(self.job.session)
-        name = f"{shard.index}-"
-        infos = folder.system.get_file_info(fs.FileSelector(folder.path, allow_not_found=True))
-        attempts = sum(info.base_name.startswith(name) for info in infos)
-        if attempts >= MOST_ATTEMPTS:
+        places = [folder.child(f"{shard.index}-{attempt}") for attempt in range(MOST_ATTEMPTS)]
+        infos = folder.system.get_file_info([place.path for place in places])
+        attempts = sum(info.type != fs.FileType.NotFound for info in infos)
+        if attempts == MOST_ATTEMPTS:
             raise OSError(
                 f"workers have ended {attempts} times while they made shard {shard.index}: they may be out of memory "
                 "(fewer --slots, a smaller --chunk-size), or their machines go away; Ray's logs tell. Then go on with "
                 "--resume"
             )
-        write_whole(folder.child(f"{name}{attempts}"), f"{machine()}\n".encode())
+        write_whole(places[attempts], f"{machine()}\n".encode())
 
     # ------------------------------------------------------------ the model and its stores
 
