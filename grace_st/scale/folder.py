@@ -49,6 +49,7 @@ class Plan:
         shards: The output.
         bad_rows: Rows of the corpus that are left out.
         id_kinds: The kinds of all ids.
+        replace: Whether an output that is there may be replaced.
     """
 
     run: str
@@ -57,6 +58,7 @@ class Plan:
     shards: tuple[Shard, ...]
     bad_rows: int
     id_kinds: frozenset[str]
+    replace: bool = False
 
     @property
     def rows(self) -> int:
@@ -71,6 +73,7 @@ class Plan:
             "files": [asdict(file) for file in self.files],
             "bad_rows": self.bad_rows,
             "id_kinds": sorted(self.id_kinds),
+            "replace": self.replace,
         }
         lines = [json.dumps(head), *(shard.to_json() for shard in self.shards)]
         return gzip.compress("\n".join(lines).encode("ascii"), compresslevel=1, mtime=0)
@@ -92,6 +95,7 @@ class Plan:
             shards=tuple(map(Shard.from_json, shards)),
             bad_rows=values["bad_rows"],
             id_kinds=frozenset(values["id_kinds"]),
+            replace=values["replace"],
         )
 
 
@@ -134,7 +138,9 @@ class OutputFolder:
             else self.place
         )
         self._check_place()
-        self.is_complete = mode == "resume" and self._exists(self.place.child(SUCCESS))
+        # What goes on comes first: it may be about to replace what is there.
+        goes_on = self.place.is_local and self._exists(self._plan_place)
+        self.is_complete = mode == "resume" and not goes_on and self._exists(self.place.child(SUCCESS))
         if self.is_complete:
             self._remove_run()  # should the run have ended just before
             return
@@ -305,11 +311,12 @@ class OutputFolder:
             self._remove_run()
 
     def _rename(self) -> None:
+        assert self.plan is not None
         write_whole(self.work.child(SUCCESS), b"")
         work, final = Path(self.work.path), Path(self.place.path)
         old = final.with_name(f".{final.name}.{new_run()}.old")
         if final.exists():
-            if any(final.iterdir()) and not (final / SUCCESS).exists():
+            if any(final.iterdir()) and not self.plan.replace:
                 raise FileExistsError(
                     f"{self.place.shown} has appeared since the run began: move it away, then --resume"
                 )

@@ -202,6 +202,7 @@ class _Run:
             shards=tuple(shards),
             bad_rows=sum(content.bad_rows for content in contents),
             id_kinds=frozenset().union(*(content.id_kinds for content in contents)),
+            replace=folder.mode == "overwrite",
         )
         if folder.plan is None:
             folder.begin(plan)

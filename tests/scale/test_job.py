@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from grace_st.bulk.rows import InputError
 from grace_st.bulk.store import Mode
@@ -230,6 +236,37 @@ def test_a_shard_that_was_cut_off_is_made_again(job: CorpusJob) -> None:
     assert_right(job)
 
 
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 12), max_size=6), st.integers(1, 9), st.integers(1, 40))
+def test_killed_at_any_texts_it_generates_each_once(job: CorpusJob, kills: list[int], chunk: int, shard: int) -> None:
+    generated: list[str] = []
+    shutil.rmtree(job.output, ignore_errors=True)  # of the example before
+    job = replace(job, chunk_size=chunk, shard_rows=shard)
+    mode: Mode = "new"
+    for kill in [*kills, None]:
+        loader = FakeLoader(fail_after=kill, generated=[])
+        with suppress(Killed):
+            run(replace(job, loader=loader), mode)
+        generated += loader.generated
+        mode = "resume"
+    assert_right(job)
+    assert sorted(generated) == sorted(TEXTS)
+
+
+@pytest.mark.parametrize("mode", [pytest.param("new", marks=pytest.mark.slow), "overwrite"])
+def test_killed_before_any_file_operation_it_goes_on(mode: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.scale.crash", str(tmp_path), mode],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 30
+
+
 # ---------------------------------------------------------------- what may not change
 
 
@@ -303,6 +340,20 @@ def test_an_output_is_not_replaced_by_what_is_made_of_it(job: CorpusJob) -> None
     run(job)
     with pytest.raises(ValueError, match=r"is read, and .*out is written: choose another output"):
         run(replace(job, source=job.output, field="rationale"), "overwrite")
+    assert_right(job)
+
+
+def test_an_output_that_has_appeared_meanwhile_stays(job: CorpusJob, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(replace(job, loader=FakeLoader(fail_after=17)))
+    run(replace(job, output=str(tmp_path / "other")))
+    (tmp_path / "other").rename(tmp_path / "out")
+    before = sorted((tmp_path / "out").iterdir())
+    with pytest.raises(FileExistsError, match="has appeared since the run began: move it away"):
+        run(job, "resume")
+    assert sorted((tmp_path / "out").iterdir()) == before
+    (tmp_path / "out").rename(tmp_path / "other")
+    run(job, "resume")
     assert_right(job)
 
 
