@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from grace_st.scale.costs import Corpus, Range, Throughput, costs_of, seconds_per_text, store_entry_bytes
 from grace_st.store import RationaleStore, StoredRollout
-from tests.scale.table import ROOT, rows
 
 MEASURED = Throughput(texts_per_second=20.0, text_tokens=100.0, rationale_tokens=50.0, measured="a machine")
 CORPUS = Corpus(texts=7_200_000, text_tokens=100.0, rationale_tokens=50.0, dimensions=1000)
@@ -78,8 +77,3 @@ def test_the_size_of_a_store_is_that_of_one(tmp_path: Path, dimensions: int) -> 
         store.put({"weights": "x"}, entries)
     size = (tmp_path / "store.sqlite").stat().st_size  # closed, so its journal is in it
     assert size == pytest.approx(count * store_entry_bytes(dimensions, tokens), rel=0.1)
-
-
-def test_the_table_of_the_page_is_what_the_formula_gives() -> None:
-    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
-    assert [line for line in page.splitlines() if line.startswith("| 10^")] == rows()
