@@ -123,10 +123,12 @@ def _dataset(items: Sequence[str], blocks: int) -> Any:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    from ray.exceptions import RayError
+    from ray.exceptions import RayError, RayTaskError
 
     try:
         yield
     except RayError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise ClusterError(f"Ray Data has given up: {lines[-1]} (the logs of Ray tell more)") from error
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [""]
+        said = f"{type(cause).__name__}: {lines[0]}"
+        raise ClusterError(f"Ray Data has given up: {said} (the logs of Ray tell more)") from error

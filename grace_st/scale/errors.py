@@ -1,4 +1,4 @@
-"""What can be wrong with a cluster."""
+"""What can be wrong with a cluster, and with a worker."""
 
 from __future__ import annotations
 
@@ -9,3 +9,11 @@ class MissingRayError(ImportError, ValueError):
 
 class ClusterError(RuntimeError):
     """Ray cannot be reached or started, or has given up."""
+
+
+class WorkerError(RuntimeError):
+    """A worker has failed in a way that nobody foresaw. Its cause is the traceback from there."""
+
+
+class RemoteTracebackError(Exception):
+    """A traceback of another process, as text."""

@@ -23,10 +23,11 @@ from grace_st.bulk.rows import InputError
 from grace_st.bulk.store import Mode
 from grace_st.scale import DEFAULT_SHARD_ROWS
 from grace_st.scale.blocks import Block, FileContent, RowReader
+from grace_st.scale.errors import RemoteTracebackError, WorkerError
 from grace_st.scale.files import InputFile, Listing, list_files
 from grace_st.scale.folder import OutputFolder, Plan, new_run, shard_report
 from grace_st.scale.shards import Shard, block_rows, packed, shard_name
-from grace_st.scale.worker import ERRORS, ShardJob, StoringEncoderLoader
+from grace_st.scale.worker import ERRORS, ShardJob, StoringEncoderLoader, error_report
 
 _FOOTERS_AT_ONCE = 16
 
@@ -112,6 +113,7 @@ def encode_corpus(job: CorpusJob, connect: Callable[[], Cluster], mode: Mode = "
         ValueError: A setting or the model differs from the run that is resumed, or is refused by the encoder.
         OSError: A file is in the way, cannot be read or cannot be written; another process is at work.
         ArithmeticError: The model gives vectors that are not finite.
+        WorkerError: A worker has failed otherwise.
     """
     started = time.perf_counter()
     listing = list_files(job.source, job.input_format)
@@ -312,9 +314,8 @@ class _FileCheck:
         file = InputFile(**values)
         try:
             content = self.reader.content(file, self.block_rows)
-        except (InputError, OSError) as error:
-            kind = "InputError" if isinstance(error, InputError) else "OSError"
-            return json.dumps({"file": index, "kind": kind, "error": str(error)})
+        except Exception as error:  # what passes through Ray comes out as Ray's
+            return json.dumps(error_report(error, file.path))
         return json.dumps(
             {
                 "file": index,
@@ -326,6 +327,8 @@ class _FileCheck:
 
 
 def _raise_reported(report: Mapping[str, Any]) -> None:
+    if "traceback" in report:
+        raise WorkerError(report["error"]) from RemoteTracebackError(f"\n{report['traceback']}")
     if "error" in report:
         raise ERRORS[report["kind"]](report["error"])
 

@@ -7,8 +7,8 @@ decide, and what was generated for it is found in the store.
 from __future__ import annotations
 
 import json
-import logging
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,8 +27,6 @@ from grace_st.scale.shards import Shard, shard_name
 from grace_st.scale.stores import SUFFIX, StoreFolder, machine, open_folder
 from grace_st.store import RationaleStore
 
-logger = logging.getLogger(__name__)
-
 MOST_ATTEMPTS = 5
 """Of one shard, each time that the run goes on. Who dies reports no error, so somebody has to count."""
 
@@ -38,7 +36,7 @@ ERRORS: Mapping[str, type[Exception]] = {
     "ValueError": ValueError,
     "ArithmeticError": ArithmeticError,
 }
-"""What a worker reports instead of raising it; anything else is a fault, and ends the run with its traceback."""
+"""What a worker reports as it is. Anything else is a fault, and reported with its traceback."""
 
 
 class StoringEncoder(Encoder, Protocol):
@@ -59,10 +57,6 @@ class StoringEncoderLoader(Protocol):
     def load(self) -> StoringEncoder:
         """The encoder."""
         ...
-
-
-class WorkerLostError(RuntimeError):
-    """Workers have died again and again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +92,23 @@ class ShardJob:
     kept_store: str | None = None
 
 
+def error_report(error: Exception, place: str) -> dict[str, str]:
+    """What is told of an error; call it where the error is handled.
+
+    Args:
+        error: The error.
+        place: What the process was at.
+    """
+    said = " ".join([str(error), *getattr(error, "__notes__", [])]) or type(error).__name__
+    kind = next((name for name, known in ERRORS.items() if isinstance(error, known)), None)
+    if kind is not None:
+        return {"kind": kind, "error": said}
+    return {
+        "error": f"{place} on {machine()}: {type(error).__name__}: {said}",
+        "traceback": traceback.format_exc(),
+    }
+
+
 @dataclass
 class ShardWorker:
     """Makes shards.
@@ -117,16 +128,13 @@ class ShardWorker:
 
         Returns:
             JSON: what the end of the shard says of it (``shard``, ``rows``, counts, ``device``, ``machine``, ...), or
-            ``error`` and its ``kind`` (see `ERRORS`).
+            ``error`` with its ``kind`` (see `ERRORS`) or its ``traceback``.
         """
         wanted = Shard.from_json(shard)
         try:
             return json.dumps(self._made(wanted))
-        except tuple(ERRORS.values()) as error:
-            logger.debug("shard %d", wanted.index, exc_info=True)
-            kind = next(name for name, known in ERRORS.items() if isinstance(error, known))
-            said = " ".join([str(error), *getattr(error, "__notes__", [])])
-            return json.dumps({"shard": wanted.index, "kind": kind, "error": said or type(error).__name__})
+        except Exception as error:  # what passes through Ray comes out as Ray's
+            return json.dumps(error_report(error, f"shard {wanted.index}"))
 
     def _made(self, shard: Shard) -> dict[str, Any]:
         place = self.job.work.child(shard_name(shard.index, self.job.run))

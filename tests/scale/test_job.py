@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from grace_st.bulk.rows import InputError
 from grace_st.bulk.store import Mode
 from grace_st.scale import worker as worker_module
+from grace_st.scale.errors import WorkerError
 from grace_st.scale.job import CorpusJob, CorpusOutcome, encode_corpus
 from grace_st.store import RationaleStore
 from tests.bulk.fake import rationale_of, vector_of
@@ -190,6 +191,15 @@ def test_an_error_of_the_encoder_is_the_error_of_the_run(job: CorpusJob) -> None
     with pytest.raises(ArithmeticError, match="non-finite hidden states") as caught:
         run(job)
     assert "--resume" in caught.value.__notes__[0]
+    run(job, "resume")
+    assert_right(job)
+
+
+def test_a_fault_of_a_worker_comes_with_its_traceback(job: CorpusJob) -> None:
+    job = replace(job, loader=FakeLoader(fail_after=20, error=KeyError("layer")))
+    with pytest.raises(WorkerError, match=r"shard 1 on .*: KeyError: 'layer'") as caught:
+        run(job)
+    assert "fakes.py" in str(caught.value.__cause__)
     run(job, "resume")
     assert_right(job)
 
