@@ -58,7 +58,8 @@ class RayCluster:
 
         Raises:
             MissingRayError: Ray is not installed.
-            ClusterError: It cannot be reached or started.
+            ClusterNotFoundError: It cannot be reached.
+            ClusterError: It cannot be started.
             ValueError: The workers do not fit.
         """
         ray = import_ray()

@@ -7,8 +7,12 @@ class MissingRayError(ImportError, ValueError):
     """Ray is not installed."""
 
 
+class ClusterNotFoundError(ConnectionError):
+    """There is no Ray cluster where one was named."""
+
+
 class ClusterError(RuntimeError):
-    """Ray cannot be reached or started, or has given up."""
+    """Ray cannot be started, or has given up."""
 
 
 class WorkerError(RuntimeError):

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 from types import ModuleType
 from typing import Any
 
-from grace_st.scale.errors import ClusterError, MissingRayError
+from grace_st.scale.errors import ClusterError, ClusterNotFoundError, MissingRayError
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +20,8 @@ ATTEMPTS = 3
 LOCAL = "local"
 _TOO_SLOW = "timed out"
 _END_SECONDS = 10.0
+_CONNECT_SECONDS = 10.0
+_HOST_PORT = re.compile(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)")
 
 
 def import_ray() -> ModuleType:
@@ -47,16 +51,18 @@ def start_ray(address: str | None) -> None:
 
     Raises:
         MissingRayError: Ray is not installed.
-        ClusterError: There is no such cluster, or it did not start.
+        ClusterNotFoundError: There is no such cluster.
+        ClusterError: It did not start.
     """
     ray = import_ray()
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
     if address != LOCAL:
         try:
+            _check_reachable(address)
             ray.init(**options)
         except Exception as error:  # Ray raises many kinds, the bare class among them
-            raise ClusterError(
+            raise ClusterNotFoundError(
                 f"there is no Ray cluster at {address} ({_first_line(error)}): start one with `ray start --head`, or "
                 "leave --address out to use this machine alone"
             ) from error
@@ -75,6 +81,13 @@ def start_ray(address: str | None) -> None:
                     "or disk; `ray start --head` starts it beforehand, for --address auto"
                 ) from error
             logger.warning("Ray did not start in time, attempt %d of %d", attempt, ATTEMPTS)
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse where nobody listens; Ray itself tries for minutes."""
+    named = _HOST_PORT.fullmatch(address)
+    if named is not None:
+        socket.create_connection((named[1], int(named[2])), timeout=_CONNECT_SECONDS).close()
 
 
 def _first_line(error: BaseException) -> str:
