@@ -260,9 +260,10 @@ def _settings(
         "--input-format": input_format,
         "--output-format": output_format,
         **options,
-        "--engine": arguments.engine,
         "--dtype": arguments.dtype,
         "--slots": arguments.slots,
+        # Only what differs from the default, so that runs of earlier versions can be resumed.
+        **({} if arguments.engine == "torch" else {"--engine": arguments.engine}),
         "grace-st": __version__,
     }
 

@@ -262,18 +262,21 @@ class _Run:
             for line in cluster.map_workers(work, [shard.to_json() for shard in missing]):
                 report = json.loads(line)
                 _raise_reported(report)
-                self._check_device(report)
+                self._check_maker(report)
                 self._reports[report["shard"]] = report
                 bar.update(report["rows"])
 
-    def _check_device(self, report: Mapping[str, Any]) -> None:
-        """The last digits of vectors depend on the kind of device."""
-        other = next((known for known in self._reports.values() if known["device"] != report["device"]), None)
+    def _check_maker(self, report: Mapping[str, Any]) -> None:
+        """The last digits of vectors depend on the kind of device, and on the engine."""
+        other = next((known for known in self._reports.values() if known["made_by"] != report["made_by"]), None)
         if other is not None:
+            here, there = (
+                f"shard {one['shard']} was made on {one['machine']} with {_listed(one['made_by'])}"
+                for one in (report, other)
+            )
             raise ValueError(
-                f"shard {report['shard']} was made on {report['machine']} with device {report['device']}, and shard "
-                f"{other['shard']} on {other['machine']} with {other['device']}: name one kind with --device, and "
-                "start afresh with --overwrite"
+                f"{here}, and {there}, so their vectors do not quite go together: use machines of one kind "
+                "(--device), and start afresh with --overwrite"
             )
 
     def has_nothing(self) -> bool:
@@ -326,6 +329,10 @@ class _FileCheck:
         )
 
 
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
 def _raise_reported(report: Mapping[str, Any]) -> None:
     if "traceback" in report:
         raise WorkerError(report["error"]) from RemoteTracebackError(f"\n{report['traceback']}")
@@ -370,7 +377,7 @@ def _manifest(plan: Plan, reports: Mapping[int, Mapping[str, Any]]) -> dict[str,
         "bad_rows": plan.bad_rows,
         "from_store": sum(report["from_store"] for report in ordered),
         "worker_seconds": round(sum(report["seconds"] for report in ordered), 3),
-        "device": ordered[0]["device"],
+        "made_by": ordered[0]["made_by"],
         "settings": dict(plan.settings),
         "files": [{"name": file.name, "size": file.size} for file in plan.files],
         "shards": [

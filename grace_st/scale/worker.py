@@ -127,7 +127,7 @@ class ShardWorker:
             shard: From `Shard.to_json`.
 
         Returns:
-            JSON: what the end of the shard says of it (``shard``, ``rows``, counts, ``device``, ``machine``, ...), or
+            JSON: what the end of the shard says of it (``shard``, ``rows``, counts, ``made_by``, ``machine``, ...), or
             ``error`` with its ``kind`` (see `ERRORS`) or its ``traceback``.
         """
         wanted = Shard.from_json(shard)
@@ -157,7 +157,7 @@ class ShardWorker:
                 truncated=totals.truncated,
                 from_store=0 if store is None else store.found - found,
                 seconds=round(time.perf_counter() - started, 3),
-                device=str(encoder.settings.get("device")),
+                made_by=dict(encoder.settings),
                 machine=machine(),
             )
             return {METADATA_KEY: json.dumps(report)}
