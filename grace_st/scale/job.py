@@ -289,9 +289,10 @@ class _Run:
         if plan is None:
             return None
         instead = " instead of --overwrite" if self._folder.mode == "overwrite" else ""
+        others = ", and what was generated for others," if self._folder.has_stores() else ""
         return (
-            f"({len(self._reports)} of {len(plan.shards)} shards are kept in {self._folder.work.shown}: run the same "
-            f"with --resume{instead} to go on)"
+            f"({len(self._reports)} of {len(plan.shards)} shards{others} are kept in {self._folder.work.shown}: run "
+            f"the same with --resume{instead} to go on)"
         )
 
     def _bar(self, name: str, unit: str, total: int, initial: int = 0) -> Any:

@@ -133,7 +133,7 @@ def test_a_killed_run_goes_on_and_nothing_is_generated_twice(job: CorpusJob) -> 
     job = replace(job, loader=loader)
     with pytest.raises(Killed) as caught:
         run(job)
-    assert "2 of 4 shards are kept" in caught.value.__notes__[0]
+    assert "2 of 4 shards, and what was generated for others, are kept in" in caught.value.__notes__[0]
     assert "--resume" in caught.value.__notes__[0]
     assert not Path(job.output).exists()
     assert len(loader.generated) == 17
