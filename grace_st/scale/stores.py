@@ -6,6 +6,7 @@ from two machines.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
@@ -14,7 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grace_st.store import RationaleStore, StoredRollout
+from grace_st.store import RationaleStore, StoredRollout, StoreError
+
+logger = logging.getLogger(__name__)
 
 SUFFIX = ".sqlite"
 
@@ -24,16 +27,15 @@ class StoreFolder(RationaleStore):
 
     Args:
         path: The file that is written. Only this process writes it.
-        others: Files that are only read.
+        others: Stores that are only read.
 
     Attributes:
         found: How many entries were found, in any file.
     """
 
-    def __init__(self, path: str | os.PathLike[str], others: Sequence[Path] = ()) -> None:
+    def __init__(self, path: str | os.PathLike[str], others: Sequence[RationaleStore] = ()) -> None:
         self.found = 0
-        # First: a file that cannot be read is refused before one is made.
-        self._others = [RationaleStore(other, read_only=True) for other in others]
+        self._others = tuple(others)
         super().__init__(path)
 
     def get(self, settings: Mapping[str, Any], keys: Sequence[bytes]) -> dict[bytes, StoredRollout]:
@@ -59,15 +61,16 @@ def machine() -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "-", socket.gethostname())[:64] or "machine"
 
 
-def open_folder(folder: Path, run: str) -> StoreFolder:
+def open_folder(folder: Path, session: str) -> StoreFolder:
     """A store for this process, in a folder that others use as well.
 
-    What it finds: all that is in files of this machine, also while others write them; and what other machines wrote in
-    earlier runs. What another machine has written in this run is not looked at, since it may still be writing.
+    What it finds, of the files that are there now: all that is in those of this machine, also while others write them;
+    and what other machines wrote in earlier sessions. What another machine has written in this one is not looked at,
+    since it may still be writing.
 
     Args:
         folder: It is made if it is not there. One that machines share, or one of each.
-        run: The name of the run.
+        session: The name of what all processes that now write there belong to.
 
     Raises:
         OSError: The folder cannot be made or written.
@@ -75,9 +78,20 @@ def open_folder(folder: Path, run: str) -> StoreFolder:
     """
     folder.mkdir(parents=True, exist_ok=True)
     here = f"@{machine()}@"
-    others = [path for path in sorted(folder.glob(f"*{SUFFIX}")) if here in path.name or run not in path.name]
+    others = []
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        if here not in path.name and session in path.name:
+            continue
+        if not path.stat().st_size:  # of a worker that ended before it wrote anything
+            continue
+        try:
+            others.append(RationaleStore(path, read_only=True))
+        except StoreError:
+            if session not in path.name:
+                raise
+            logger.debug("%s is about to be made, so there is nothing in it", path, exc_info=True)
     # The process id alone may come again, in another container say.
-    return StoreFolder(folder / f"{run}{here}{os.getpid()}-{uuid.uuid4().hex[:6]}{SUFFIX}", others)
+    return StoreFolder(folder / f"{session}{here}{os.getpid()}-{uuid.uuid4().hex[:6]}{SUFFIX}", others)
 
 
 def check_folder(folder: Path) -> None:

@@ -203,7 +203,7 @@ class ShardWorker:
     def _kept_store(self) -> StoreFolder | None:
         if self.job.kept_store is None:
             return None
-        return open_folder(Path(self.job.kept_store), self.job.run)
+        return open_folder(Path(self.job.kept_store), self.job.session)
 
     def _store_for(self, shard: Shard) -> StoreFolder | None:
         if self._shard_store is not None:  # of a shard that has failed
