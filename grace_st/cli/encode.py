@@ -248,9 +248,7 @@ def _model_folder(name: str) -> Path | None:
     return folder
 
 
-def _settings(
-    arguments: argparse.Namespace, input_format: InputFormat | None, output_format: OutputFormat
-) -> dict[str, Any]:
+def _settings(arguments: argparse.Namespace, input_format: InputFormat, output_format: OutputFormat) -> dict[str, Any]:
     """All that vectors and chunks depend on, by the names that messages give."""
     from grace_st import __version__
 
