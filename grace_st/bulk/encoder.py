@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -85,6 +85,10 @@ class ModelEncoder:
 
         engine = self.model[0].engine
         return {"device": self.model.device.type} if not isinstance(engine, VllmEngine) else {"engine": repr(engine)}
+
+    def with_store(self, store: RationaleStore | None) -> ModelEncoder:
+        """The same encoder with another store."""
+        return replace(self, store=store)
 
     def encode(self, texts: list[str], progress: Callable[[int], None]) -> EncodedTexts:
         """Encode some texts.

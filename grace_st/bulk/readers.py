@@ -99,7 +99,7 @@ class Source:
             yield from self._parquet_records(check_columns)
             return
         with self._open() as stream:
-            lines = _Lines(stream)
+            lines = Lines(stream)
             if self.format == "text":
                 yield from self._text_records(lines)
             elif self.format == "jsonl":
@@ -123,7 +123,7 @@ class Source:
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise InputError(f"{self.path} is no complete gzip file ({error}): make it anew") from error
 
-    def _text_records(self, lines: _Lines) -> Iterator[Record | BadRow]:
+    def _text_records(self, lines: Lines) -> Iterator[Record | BadRow]:
         for number, line in enumerate(lines):
             problem = lines.take_problem()
             if problem is not None:
@@ -131,29 +131,15 @@ class Source:
             else:
                 yield Record(number, f"row {number}", {self.field: line.removesuffix("\n").removesuffix("\r")})
 
-    def _json_records(self, lines: _Lines) -> Iterator[Record | BadRow]:
+    def _json_records(self, lines: Lines) -> Iterator[Record | BadRow]:
         number = 0
         for line in lines:
             if not line.strip():
                 continue
-            yield self._json_record(lines, line, number)
+            yield json_record(lines, line, number, self.field)
             number += 1
 
-    def _json_record(self, lines: _Lines, line: str, number: int) -> Record | BadRow:
-        place = f"row {number} (line {lines.number})"
-        problem = lines.take_problem()
-        if problem is not None:
-            return BadRow(place, problem)
-        try:
-            record = parse_json(line)
-        except ValueError as error:
-            return BadRow(place, f"not valid JSON: {error}")
-        if not isinstance(record, dict):
-            what = "a string" if isinstance(record, str) else kind_of(record)
-            return BadRow(place, f"must be a JSON object with the field {self.field!r}, got {what}")
-        return Record(number, place, record)
-
-    def _csv_records(self, lines: _Lines, check_columns: ColumnCheck, delimiter: str) -> Iterator[Record | BadRow]:
+    def _csv_records(self, lines: Lines, check_columns: ColumnCheck, delimiter: str) -> Iterator[Record | BadRow]:
         csv.field_size_limit(max(csv.field_size_limit(), MAX_CSV_FIELD))
         records = csv.reader(lines, delimiter=delimiter, strict=True)
         header = self._csv_header(records, lines)
@@ -180,7 +166,7 @@ class Source:
                 yield BadRow(place, problem)
             number += 1
 
-    def _csv_header(self, records: Iterator[list[str]], lines: _Lines) -> list[str]:
+    def _csv_header(self, records: Iterator[list[str]], lines: Lines) -> list[str]:
         try:
             header = next((values for values in records if values), [])
             problem = lines.take_problem()
@@ -191,11 +177,7 @@ class Source:
         return header
 
     def _check_columns(self, columns: list[str]) -> list[str]:
-        for name, option in ((self.field, "--field"), (self.id_field, "--id-field")):
-            if name is not None and columns.count(name) != 1:
-                trouble = "no column" if name not in columns else "more than one column"
-                raise InputError(f"{self.name} has {trouble} {name!r} ({listed(columns)}): name one with {option}")
-        return [self.field] if self.id_field in (None, self.field) else [self.field, self.id_field]
+        return wanted_columns(columns, self.name, self.field, self.id_field)
 
     def _parquet_records(self, check_columns: ColumnCheck) -> Iterator[Record | BadRow]:
         pyarrow, parquet = import_parquet()
@@ -205,13 +187,43 @@ class Source:
                 number = 0
                 for batch in file.iter_batches(_PARQUET_BATCH, columns=wanted):
                     for index in range(batch.num_rows):
-                        yield _parquet_record(batch, index, number)
+                        yield parquet_record(batch, index, number)
                         number += 1
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{self.name} is no readable Parquet file ({error}): make it anew") from error
 
 
-def _parquet_record(batch: Any, index: int, number: int) -> Record | BadRow:
+def wanted_columns(columns: list[str], name: str, field: str, id_field: str | None) -> list[str]:
+    """Those that hold texts and ids.
+
+    Raises:
+        InputError: One is missing, or there twice.
+    """
+    for wanted, option in ((field, "--field"), (id_field, "--id-field")):
+        if wanted is not None and columns.count(wanted) != 1:
+            trouble = "no column" if wanted not in columns else "more than one column"
+            raise InputError(f"{name} has {trouble} {wanted!r} ({listed(columns)}): name one with {option}")
+    return [field] if id_field is None or id_field == field else [field, id_field]
+
+
+def json_record(lines: Lines, line: str, number: int, field: str) -> Record | BadRow:
+    """The record of a line of JSON that has just been read from ``lines``."""
+    place = f"row {number} (line {lines.number})"
+    problem = lines.take_problem()
+    if problem is not None:
+        return BadRow(place, problem)
+    try:
+        record = parse_json(line)
+    except ValueError as error:
+        return BadRow(place, f"not valid JSON: {error}")
+    if not isinstance(record, dict):
+        what = "a string" if isinstance(record, str) else kind_of(record)
+        return BadRow(place, f"must be a JSON object with the field {field!r}, got {what}")
+    return Record(number, place, record)
+
+
+def parquet_record(batch: Any, index: int, number: int) -> Record | BadRow:
+    """The record at an index of a record batch."""
     place = f"row {number}"
     try:
         return Record(number, place, {name: batch.column(name)[index].as_py() for name in batch.schema.names})
@@ -219,15 +231,19 @@ def _parquet_record(batch: Any, index: int, number: int) -> Record | BadRow:
         return BadRow(place, f"not valid UTF-8: {error.reason}")
 
 
-class _Lines:
+class Lines:
     """The lines of a binary stream as text, with their ends.
 
     Only a line feed ends a line: texts may hold the other separators that Unicode knows. A line that is not UTF-8 is
     given with replacements, and `take_problem` tells.
+
+    Args:
+        stream: The lines.
+        number: How many came before them.
     """
 
-    def __init__(self, stream: Iterable[bytes]) -> None:
-        self.number = 0
+    def __init__(self, stream: Iterable[bytes], number: int = 0) -> None:
+        self.number = number
         self._stream = iter(stream)
         self._problem: str | None = None
 

@@ -204,13 +204,7 @@ class Store:
         """
         if not self._goes_on or self._run is None:
             return
-        before = self._run["settings"]
-        for name, value in settings.items():
-            if before.get(name) != json.loads(json.dumps(value)):
-                raise ValueError(
-                    f"{self.folder} was made with {name} {_shown(before.get(name))}, and now it is {_shown(value)}: go "
-                    "on with --resume and the same as then, or start afresh with --overwrite"
-                )
+        compare_settings(self.folder, self._run["settings"], settings)
 
     def begin(self, settings: Settings) -> None:
         """Write the settings down before the first chunk, or compare all of them.
@@ -345,6 +339,25 @@ class Store:
         # run.json goes last: it says what the rest is.
         for path in [*self._chunk_paths(), *self.folder.glob(f"*{_TEMPORARY}"), self.folder / _RUN_NAME]:
             path.unlink(missing_ok=True)
+
+
+def compare_settings(folder: object, before: Settings, now: Settings) -> None:
+    """Refuse to go on with other settings; those that are not among ``now`` may be anything.
+
+    Args:
+        folder: What was made, for the message.
+        before: What it was made with, as read from JSON.
+        now: What is asked for.
+
+    Raises:
+        ValueError: One differs; it is named.
+    """
+    for name, value in now.items():
+        if before.get(name) != json.loads(json.dumps(value)):
+            raise ValueError(
+                f"{folder} was made with {name} {_shown(before.get(name))}, and now it is {_shown(value)}: go on with "
+                "--resume and the same as then, or start afresh with --overwrite"
+            )
 
 
 def _shown(value: Any) -> str:

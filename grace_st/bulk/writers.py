@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -48,7 +48,14 @@ def json_lines(chunk: Chunk) -> Iterator[bytes]:
         yield line + (b", " + others[1:] if others != b"{}\n" else b"}\n")
 
 
-def write_parquet(stream: IO[bytes], chunks: Iterable[Chunk], totals: Totals, *, rationales: bool) -> None:
+def write_parquet(
+    stream: IO[bytes],
+    chunks: Iterable[Chunk],
+    totals: Totals,
+    *,
+    rationales: bool,
+    metadata: Callable[[], Mapping[str, str]] | None = None,
+) -> None:
     """Everything as Parquet.
 
     The ids are a column of 64-bit integers, floats, booleans or strings if all of them are of that kind (or null).
@@ -58,8 +65,9 @@ def write_parquet(stream: IO[bytes], chunks: Iterable[Chunk], totals: Totals, *,
     Args:
         stream: Where to.
         chunks: The chunks, in order.
-        totals: Their counts.
+        totals: Of their counts, the dimension and the kinds of ids.
         rationales: Whether the rows have rationales.
+        metadata: Asked, when all chunks are written, for what goes to the end of the file.
     """
     pyarrow, parquet = import_parquet()
     id_types = {"integer": pyarrow.int64(), "float": pyarrow.float64(), "boolean": pyarrow.bool_()}
@@ -96,6 +104,8 @@ def write_parquet(stream: IO[bytes], chunks: Iterable[Chunk], totals: Totals, *,
                 waiting.clear()
         if waiting:
             writer.write_table(pyarrow.concat_tables(waiting))
+        if metadata is not None:
+            writer.add_key_value_metadata(dict(metadata()))
 
 
 def _as_string(identifier: Scalar) -> str | None:

@@ -13,11 +13,12 @@ ENTRY_POINT_GROUP = "grace_st.commands"
 
 BUILT_IN: Mapping[str, str] = {
     "demo": "grace_st.cli.demo:COMMAND",
-    "serve": "grace_st.cli.serve:COMMAND",
     "encode": "grace_st.cli.encode:COMMAND",
     "explain": "grace_st.cli.explain:COMMAND",
+    "serve": "grace_st.cli.serve:COMMAND",
     "convert": "grace_st.cli.convert:COMMAND",
     "store": "grace_st.cli.store:COMMAND",
+    "plan": "grace_st.cli.plan:COMMAND",
 }
 
 

@@ -6,6 +6,7 @@ Arguments and results; the work is in ``grace_st.bulk``. ``encode_view`` draws t
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from grace_st.bulk.formats import (
     input_format_of,
     output_format_of,
 )
+from grace_st.cli import encode_ray
 from grace_st.cli.command import Command, CommandError
 from grace_st.cli.engine import configure_engine, engine_kwargs
 from grace_st.cli.models import BUNDLED, model_folder
@@ -38,8 +40,14 @@ _SAMPLING = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "re
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="INPUT", help="a file of texts, or - for standard input")
-    parser.add_argument("output", metavar="OUTPUT", help="the file to write, or - for JSON lines on standard output")
+    parser.add_argument(
+        "input", metavar="INPUT", help="a file of texts, or - for standard input; with --ray also a folder or a pattern"
+    )
+    parser.add_argument(
+        "output",
+        metavar="OUTPUT",
+        help="the file to write, or - for JSON lines on standard output; with --ray a folder",
+    )
     parser.add_argument(
         "--model",
         metavar="DIR",
@@ -66,9 +74,10 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--store",
         metavar="FILE",
         help="keep rationales and vectors in this file (NAME.sqlite) as well, and do not generate again what it holds: "
-        "also for other inputs, and for several processes at once",
+        "also for other inputs, and for several processes at once (with --ray a folder, of one file for each worker)",
     )
     run.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+    encode_ray.configure(parser)
 
 
 def _configure_files(parser: argparse.ArgumentParser) -> None:
@@ -136,6 +145,9 @@ def _positive(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.ray:
+        return _run_ray(arguments)
+    encode_ray.check_unused(arguments)
     to_stdout = arguments.output == STANDARD_STREAM
     source, source_format = _input(arguments)
     destination_format = _output_format(arguments)
@@ -164,6 +176,16 @@ def _run(arguments: argparse.Namespace) -> int:
         outcome = encode_to_file(job, destination, _mode(arguments))
     _tell(arguments, job, outcome)
     return 0
+
+
+def _run_ray(arguments: argparse.Namespace) -> int:
+    encode_ray.check(arguments)
+    folder = model_folder(arguments.model)
+    plain = argparse.Namespace(**{**vars(arguments), "store": None})  # each worker has its own
+    # Workers have other working directories.
+    loader = _Loader(plain, None if folder is None else folder.absolute())
+    loader.check()
+    return encode_ray.run(arguments, loader, _settings(arguments, arguments.input_format, "parquet"), _mode(arguments))
 
 
 def _tell(arguments: argparse.Namespace, job: Job, outcome: Outcome) -> None:
@@ -250,6 +272,25 @@ class _Loader:
         given = {name: getattr(self.arguments, name) for name in _SAMPLING}
         return {name: value for name, value in given.items() if value is not None}
 
+    def check(self) -> None:
+        """Refuse options that can be refused without the weights.
+
+        Raises:
+            ValueError: Names the option.
+        """
+        from grace_st.engines.base import Sampling
+
+        Sampling(**{"max_new_tokens": 0, **self._sampling})
+        engine_kwargs(self.arguments)
+        config = self._path / "config_sentence_transformers.json"
+        prompts = json.loads(config.read_text(encoding="utf-8")).get("prompts", {}) if config.is_file() else {}
+        known = {"query", "document", *prompts}  # the two that sentence-transformers gives every model
+        if self.arguments.prompt_name is not None and self.arguments.prompt_name not in known:
+            listed = ", ".join(sorted(known))
+            raise CommandError(
+                f"prompt_name {self.arguments.prompt_name!r} is not one of the model's prompts: {listed}"
+            )
+
     def settings(self) -> Mapping[str, Any]:
         from grace_st.bulk.encoder import model_files
 
@@ -298,6 +339,7 @@ COMMAND = Command(
         "grace-st encode corpus.jsonl.gz corpus.parquet --model models/mine --field body --id-field doc_id --resume",
         "grace-st encode corpus.parquet vectors.npy --model models/mine --engine vllm --chunk-size 65536",
         "grace-st encode - - --model grace-nano --quiet",
+        "grace-st encode corpus/ s3://bucket/vectors --ray --workers 8 --model models/mine --resume",
     ),
     configure=_configure,
     run=_run,
