@@ -13,7 +13,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from grace_st.engines.base import Progress, Rollout
+from grace_st.engines.base import Progress
 from grace_st.module import GenerateThenPool
 from grace_st.store import RationaleStore
 from grace_st.truncation import one_truncation_warning
@@ -91,7 +91,7 @@ def encode_with_rationales(
     sampling = module.sampling(**options)
     if not texts:
         return []
-    instruction = _instruction(model, prompt, prompt_name)
+    instruction = instruction_of(model, prompt, prompt_name)
     model.eval()
     encodings: dict[int, Encoding] = {}
     order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
@@ -115,7 +115,7 @@ def encode_with_rationales(
                 progress=advance,
                 store=store,
             )
-            vectors = _through_later_modules(model, rollouts)
+            vectors = through_later_modules(model, torch.stack([rollout.vector for rollout in rollouts]))
             for index, tokens, rollout, vector in zip(window, prompts, rollouts, vectors, strict=True):
                 rationale = module.prompt.decode(rollout.ids)
                 encodings[index] = Encoding(vector, rationale, list(rollout.ids), rollout.finished, tokens.truncated)
@@ -182,7 +182,12 @@ def _given_ids(
     return result
 
 
-def _instruction(model: SentenceTransformer, prompt: str | None, prompt_name: str | None) -> str | None:
+def instruction_of(model: SentenceTransformer, prompt: str | None, prompt_name: str | None) -> str | None:
+    """The instruction that a call puts before its texts.
+
+    Raises:
+        ValueError: The model has no prompt of that name.
+    """
     if prompt is not None:
         return prompt
     name = prompt_name if prompt_name is not None else model.default_prompt_name
@@ -193,9 +198,8 @@ def _instruction(model: SentenceTransformer, prompt: str | None, prompt_name: st
     return model.prompts[name]
 
 
-def _through_later_modules(model: SentenceTransformer, rollouts: Sequence[Rollout]) -> np.ndarray:
-    """``[N, d]`` float32: what modules after ours (a projection, say) make of the pooled vectors."""
-    vectors = torch.stack([rollout.vector for rollout in rollouts])
+def through_later_modules(model: SentenceTransformer, vectors: torch.Tensor) -> np.ndarray:
+    """``[N, d]`` float32: what modules after ours (a projection, say) make of the pooled vectors ``[N, d]``."""
     later = list(model.children())[1:]
     if later:
         features: dict[str, Any] = {"sentence_embedding": vectors.to(model.device)}
