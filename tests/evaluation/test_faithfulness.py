@@ -242,6 +242,7 @@ def test_misuse_is_one_line_before_any_work(
     model = [] if "--model" in arguments else ["--model", str(grace_folder("qwen2", max_new_tokens=3))]
     if any(name.startswith(("Bio", "STS", "XQuAD")) for name in arguments):
         pytest.importorskip("mteb", reason='mteb is not installed: pip install "grace-st[mteb]"')
+    capsys.readouterr()
     assert run(*model, *arguments, "--output", tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1, error
