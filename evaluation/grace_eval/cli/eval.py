@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import io
-import logging
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grace_eval.cli import faithfulness
+from grace_eval.cli import faithfulness, reproduce
 from grace_eval.cli.models import BUNDLED, add_common, model_folder
+from grace_eval.cli.with_mteb import with_mteb
 from grace_st.cli.command import Command, CommandError
 from grace_st.cli.sizes import size
-from grace_st.cli.terminal import open_console, quiet_libraries, write_json
+from grace_st.cli.terminal import open_console, write_json
 
 if TYPE_CHECKING:
     from grace_eval.mteb.benchmarks import Selection
@@ -31,6 +30,7 @@ _EXAMPLES = (
     "grace-st eval submit --results mteb-results",
     "grace-st eval submit --results mteb-results --name my-org/mine --hub-revision COMMIT --license apache-2.0",
     *faithfulness.EXAMPLES,
+    *reproduce.EXAMPLES,
 )
 
 _SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
@@ -125,30 +125,6 @@ def _configure_submit(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     code: int = arguments.run_action(arguments)
     return code
-
-
-def _with_mteb(work: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """An action that needs mteb, whose notices and warnings are kept out of its output."""
-
-    def run(arguments: argparse.Namespace) -> int:
-        try:
-            import grace_st.mteb  # noqa: F401
-        except ModuleNotFoundError as error:
-            if error.name != "mteb":
-                raise
-            raise CommandError(str(error)) from error
-        import datasets
-
-        quiet_libraries()
-        datasets.disable_progress_bars()
-        # That a task of the paper's benchmark has a newer version is no news, and would come with each of them. Nor can
-        # a user do anything about how long mteb lets scikit-learn's classifiers converge.
-        logging.getLogger("mteb").setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"(mteb|sklearn)\.")
-            return work(arguments)
-
-    return run
 
 
 # ---------------------------------------------------------------- mteb
@@ -344,17 +320,20 @@ def _run_submit(arguments: argparse.Namespace) -> int:
 
 
 _ACTIONS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
-    "mteb": ("evaluate a model on tasks of MTEB", _configure_mteb, _with_mteb(_run_mteb)),
-    "submit": ("check results and prepare them for the leaderboard", _configure_submit, _with_mteb(_run_submit)),
+    "mteb": ("evaluate a model on tasks of MTEB", _configure_mteb, with_mteb(_run_mteb)),
+    "submit": ("check results and prepare them for the leaderboard", _configure_submit, with_mteb(_run_submit)),
     "faithfulness": (faithfulness.HELP, faithfulness.configure, faithfulness.run),
+    "table": (reproduce.HELPS["table"], reproduce.configure("table"), reproduce.run("table")),
+    "figure": (reproduce.HELPS["figure"], reproduce.configure("figure"), reproduce.run("figure")),
 }
 
 COMMAND = Command(
-    summary="evaluate a model: MTEB, faithfulness of its rationales",
+    summary="evaluate a model: MTEB, faithfulness; the paper's tables and figures",
     description=(
         "`mteb` runs tasks and goes on where an earlier run was stopped: finished tasks are kept in the results "
         "folder, and texts in a store beside it. `submit` checks results and writes what the leaderboard asks for; "
-        "nothing is sent. `faithfulness` changes rationales on purpose and measures what that does to the scores."
+        "nothing is sent. `faithfulness` changes rationales on purpose and measures what that does to the scores. "
+        "`table` and `figure` make those of the paper."
     ),
     examples=_EXAMPLES,
     configure=_configure,
