@@ -141,7 +141,8 @@ def _efficiency(study: Study, results: Sequence[Result]) -> Figure:
         for kind, name in enumerate(parts):
             _bar(bars, place, latency[name], kind, horizontal=True, thickness=0.7, base=base)
             base += latency[name]
-        bars.annotate(f"{base:.1f} ms", (base, place), (4, 0), textcoords="offset points", va="center", fontsize=7)
+        total = f"{latency['total_ms']:.1f} ms"
+        bars.annotate(total, (base, place), (4, 0), textcoords="offset points", va="center", fontsize=7)
     bars.set_yticks(range(len(results)), [_method(result) for result in results], fontsize=8)
     bars.invert_yaxis()
     bars.margins(x=0.18)
