@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from grace_eval import plots
-from grace_eval.mteb.paper import ALGORITHMS, SUPERVISED, UNSUPERVISED
+from grace_eval.mteb.paper import ALGORITHMS, GENERAL, SUPERVISED, UNSUPERVISED
 from grace_eval.reproduce.declare import Study
 from grace_eval.reproduce.run import Result
 
@@ -25,7 +25,7 @@ def _values(result: Result) -> Mapping[str, Any]:
 
 
 def _average(result: Result) -> float:
-    return float(_values(result)["quality"]["average"])
+    return float(_values(result)["quality" if "quality" in _values(result) else "general"]["average"])
 
 
 def _by(results: Sequence[Result], label: str) -> dict[Any, list[Result]]:
@@ -43,6 +43,8 @@ def _printed(study: Study) -> dict[tuple[str, ...], float]:
     """The paper's printed averages, by labels; none beside smoke runs, which they have nothing to do with."""
     if study.stamp:
         return {}
+    if study.name == "table-5":
+        return {(row.model, row.method): row.average for row in GENERAL}
     printed: dict[tuple[str, ...], float] = {(row.method,): row.average for row in ALGORITHMS}
     return printed | {(row.model, row.method): row.average for row in (*SUPERVISED, *UNSUPERVISED)}
 
@@ -97,6 +99,39 @@ def _bar(
 
 
 # ---------------------------------------------------------------- figures
+
+
+def _joint(study: Study, results: Sequence[Result]) -> Figure:
+    """A point for each model; arrows lead from a backbone to what training made of it."""
+    figure, (axes,) = plots.new_figure(panel=(6.4, 4.8))
+    methods = list(_by(results, "method"))
+    for backbone, members in _by(results, "backbone").items():
+        places = {one.cell.labels["method"]: _place(one) for one in members}
+        for method, place in places.items():
+            look = plots.style(methods.index(method)) | {
+                "linestyle": "none",
+                "markersize": 8,
+                "markeredgecolor": "white",
+            }
+            known = axes.get_legend_handles_labels()[1]
+            axes.plot(*place, **look, zorder=3, label=None if method in known else str(method))
+        start = places.get("Base")
+        if start is None:
+            continue
+        axes.annotate(str(backbone), start, (6, -12), textcoords="offset points", fontsize=8)
+        for method, place in places.items():
+            if method != "Base":
+                arrow = {"arrowstyle": "->", "color": plots.GREY, "linewidth": 0.9, "shrinkA": 5, "shrinkB": 5}
+                axes.annotate("", place, start, arrowprops=arrow)
+    axes.margins(0.15)
+    axes.legend(fontsize=8, frameon=False, loc="best")
+    plots.title(axes, study.title, "generative score (%)", "embedding score (%)")
+    return figure
+
+
+def _place(result: Result) -> tuple[float, float]:
+    values = _values(result)
+    return float(values["general"]["average"]), float(values["quality"]["average"])
 
 
 def _heat_maps(study: Study, results: Sequence[Result]) -> Figure:
@@ -251,7 +286,8 @@ def _sensitivity(study: Study, results: Sequence[Result]) -> Figure:
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
         axes.margins(y=0.2)
-        plots.title(axes, str(setting).capitalize(), names[str(setting)], _SCORE)
+        axes.sharey(panels[0])
+        plots.title(axes, {"K": "Rollouts"}.get(str(setting), "Batch size"), names[str(setting)], _SCORE)
     panels[0].legend(fontsize=8, frameon=False, loc="best")
     return figure
 
@@ -280,7 +316,9 @@ DRAWN: dict[str, Callable[[Study, Sequence[Result]], Figure]] = {
     "table-1": _scores,
     "table-2": _scores,
     "table-4": _scores,
+    "table-5": _scores,
     "table-6": _written,
+    "figure-1": _joint,
     "figure-3": _heat_maps,
     "figure-4": _efficiency,
     "figure-5": _progression,

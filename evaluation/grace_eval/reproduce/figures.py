@@ -6,9 +6,32 @@ from grace_eval.reproduce.declare import Cell, Model, Reading, Study
 from grace_eval.reproduce.measures.latency import Latency
 from grace_eval.reproduce.measures.writing import Length
 from grace_eval.reproduce.scale import Mode, Scale
-from grace_eval.reproduce.tables import checkpoints
+from grace_eval.reproduce.tables import checkpoints, trained_models
 
 _MODES: tuple[Mode, ...] = ("supervised", "unsupervised")
+
+
+def joint(scale: Scale, engine: str) -> Study:
+    """Figure 1."""
+    cells = []
+    for backbone in scale.backbones:
+        for place, (method, (model, reading)) in enumerate(trained_models(scale, engine, backbone).items()):
+            cells.append(
+                Cell(
+                    name=f"{backbone.short}-{place}",
+                    labels={"backbone": backbone.label, "method": method},
+                    model=model,
+                    reading=reading,
+                    measures=(scale.part, scale.general),
+                )
+            )
+    notes = (
+        "Generative score: the mean over the tasks of Table 5. Embedding score: the mean over the 16 tasks of the "
+        "ablations. The paper's Figure 1 prints no numbers and does not say which scores it shows.",
+        "The paper's other points (GPT, Claude, Gemini, E5, ...) are not measured here.",
+        "HumanEval runs code that the model has written, which HF_ALLOW_CODE_EVAL=1 allows: in a sandbox.",
+    )
+    return _study(1, "Generative against embedding score", cells, notes, scale)
 
 
 def lambda_grid(scale: Scale, engine: str) -> Study:

@@ -116,6 +116,7 @@ def check(study: Study, cells: Sequence[Cell], inputs: Inputs) -> None:
     tasks: dict[str, Any] = {}
     for cell in cells:
         for measure in cell.measures:
+            measure.check(what)
             tasks |= {task.metadata.name: task for task in measure.mteb_tasks()}
     if tasks:
         from grace_eval.mteb.data import check_offline, with_local_data

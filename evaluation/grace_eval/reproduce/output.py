@@ -11,7 +11,7 @@ from typing import Any
 from grace_eval import plots
 from grace_eval.markdown import table
 from grace_eval.mteb.files import write_whole
-from grace_eval.mteb.paper import ALGORITHMS, SUPERVISED, UNSUPERVISED, PaperRow
+from grace_eval.mteb.paper import ALGORITHMS, GENERAL, SUPERVISED, UNSUPERVISED, PaperRow
 from grace_eval.reproduce.declare import Study
 from grace_eval.reproduce.drawing import DRAWN
 from grace_eval.reproduce.run import Result
@@ -20,6 +20,7 @@ PAPER: dict[str, tuple[PaperRow, ...]] = {
     "table-1": SUPERVISED,
     "table-2": (*(row for row in SUPERVISED if row.method == "Base"), *UNSUPERVISED),
     "table-4": ALGORITHMS,
+    "table-5": GENERAL,
 }
 
 
@@ -52,7 +53,7 @@ def flat(figures: Mapping[str, Any]) -> dict[str, Any]:
             elif name == "written":
                 row |= {f"rationale of the {one['name']}": one["rationale"] for one in value}
             else:
-                row["average" if name == "average" else f"{kind}.{name}"] = value
+                row["average" if (kind, name) == ("quality", "average") else f"{kind}.{name}"] = value
     return row
 
 
@@ -128,6 +129,29 @@ def _scores(results: Sequence[Result]) -> str:
     return table(["", *columns, "Average"], lines)
 
 
+def _general(results: Sequence[Result]) -> str:
+    """Labels, tasks, average, and how far that is from the backbone's."""
+    columns = list(_figures(results[0])["general"]["columns"])
+    base = {
+        result.cell.labels["backbone"]: _figures(result)["general"]["average"]
+        for result in results
+        if result.cell.labels["method"] == "Base"
+    }
+    lines = []
+    for result in results:
+        general, start = _figures(result)["general"], base.get(result.cell.labels["backbone"])
+        is_start = start is None or result.cell.labels["method"] == "Base"
+        change = "" if is_start else f"{general['average'] - start:+.2f}"
+        own = [f"{general['columns'][name]:.2f}" for name in columns]
+        lines.append([_label(result), *own, f"{general['average']:.2f}", change])
+    return table(["", *columns, "Average", "Change"], lines)
+
+
+def _joint(results: Sequence[Result]) -> str:
+    lines = [[_label(result), f"{_figures(result)['general']['average']:.2f}", _average(result)] for result in results]
+    return table(["", "Generative", "Embedding"], lines)
+
+
 def _grid(results: Sequence[Result]) -> str:
     """A matrix for each mode."""
     parts = []
@@ -188,7 +212,9 @@ def _written(results: Sequence[Result]) -> str:
 
 
 _TABLES: dict[str, Callable[[Sequence[Result]], str]] = {
+    "table-5": _general,
     "table-6": _written,
+    "figure-1": _joint,
     "figure-3": _grid,
     "figure-4": _times,
     "figure-5": _progress,

@@ -9,6 +9,7 @@ from typing import Literal
 from grace_eval.reproduce.declare import Model, Training
 from grace_eval.reproduce.inputs import BUNDLED, STAND_IN
 from grace_eval.reproduce.measures.base import Measure
+from grace_eval.reproduce.measures.general import General
 from grace_eval.reproduce.measures.quality import Benchmark, HeldOut
 
 Mode = Literal["supervised", "unsupervised"]
@@ -41,6 +42,7 @@ class Scale:
         limits: Of converted folders: ``max_seq_length``, ``max_new_tokens``.
         whole: The measure of Tables 1 and 2.
         part: That of the ablations.
+        general: That of Table 5.
         changes: For every training.
         grace_changes: For every training of GRACE beside these.
         lambdas: Of Figure 3, for both weights.
@@ -59,6 +61,7 @@ class Scale:
     limits: Mapping[str, int]
     whole: Measure
     part: Measure
+    general: Measure
     changes: tuple[str, ...] = ()
     grace_changes: tuple[str, ...] = ()
     lambdas: tuple[float, ...]
@@ -124,6 +127,7 @@ PAPER = Scale(
     limits={"max_seq_length": 1024, "max_new_tokens": 2048},
     whole=Benchmark(benchmark="eng-v1"),
     part=Benchmark(benchmark="grace16"),
+    general=General(suite="paper"),
     lambdas=(0.0, 0.3, 0.5, 0.7, 1.0),
     budgets=(0, 64, 256, 512),
     encoder="google-bert/bert-base-uncased",
@@ -145,6 +149,7 @@ SMOKE = Scale(
     limits={"max_seq_length": 320, "max_new_tokens": 72},
     whole=HeldOut(),
     part=HeldOut(),
+    general=General(suite="stand-in"),
     changes=(
         "steps=2",
         "batch_size=4",

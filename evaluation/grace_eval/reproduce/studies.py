@@ -16,9 +16,11 @@ STUDIES: dict[Kind, dict[int, Callable[[Scale, str], Study]]] = {
         1: tables.supervised,
         2: tables.unsupervised,
         4: tables.algorithms,
+        5: tables.general_tasks,
         6: tables.output_evolution,
     },
     "figure": {
+        1: figures.joint,
         3: figures.lambda_grid,
         4: figures.efficiency,
         5: figures.progression,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from grace_eval.reproduce.declare import Cell, Model, Reading, Study
@@ -76,9 +77,12 @@ def unsupervised(scale: Scale, engine: str) -> Study:
 
 
 def _row(backbone: str, short: str, method: str, model: Model, reading: Reading, scale: Scale) -> Cell:
-    name = "".join(letter if letter.isalnum() else "-" for letter in method.lower()).strip("-").replace("--", "-")
     labels = {"backbone": backbone, "method": method}
-    return Cell(name=f"{short}-{name}", labels=labels, model=model, reading=reading, measures=(scale.whole,))
+    return Cell(name=f"{short}-{_slug(method)}", labels=labels, model=model, reading=reading, measures=(scale.whole,))
+
+
+def _slug(method: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", method.lower()).strip("-")
 
 
 ALGORITHMS = {"ReMax": "remax", "REINFORCE++": "reinforce++", "DAPO": "dapo", "GRPO": "grpo", "RLOO (ours)": "rloo"}
@@ -102,6 +106,40 @@ def algorithms(scale: Scale, engine: str) -> Study:
         _REWARD,
     )
     return Study(kind="table", number=4, title="RL algorithms", cells=tuple(cells), notes=notes, stamp=scale.stamp)
+
+
+def trained_models(scale: Scale, engine: str, backbone: Backbone) -> dict[str, tuple[Model, Reading]]:
+    """The rows of Table 5 with how their vectors are read."""
+    return {
+        "Base": (scale.untrained(backbone, system_prompt=False), Reading(budget=0)),
+        "w/ CL training": (scale.baseline(backbone, "cl"), Reading(budget=0)),
+        "GRACE": (scale.grace(backbone, "supervised", engine, ""), Reading()),
+        "GRACE (unsupervised)": (scale.grace(backbone, "unsupervised", engine, ""), Reading()),
+    }
+
+
+def general_tasks(scale: Scale, engine: str) -> Study:
+    """Table 5."""
+    cells = []
+    for backbone in scale.backbones:
+        for method, (model, _) in trained_models(scale, engine, backbone).items():
+            cells.append(
+                Cell(
+                    name=f"{backbone.short}-{_slug(method)}",
+                    labels={"backbone": backbone.label, "method": method},
+                    model=model,
+                    measures=(scale.general,),
+                )
+            )
+    notes = (
+        "Measured by lm-evaluation-harness, greedily, behind the chat template, each task as the harness defines it: "
+        "gsm8k (5 examples, flexible extraction), mmlu, triviaqa, bbh (3 examples, chain of thought), "
+        "humaneval_instruct. The paper does not say how it prompts, so levels differ; what counts is the change.",
+        "FEVER is a task file of ours: whether a claim is true or false, from the claim alone; claims without enough "
+        "information are left out, so guessing gives about half.",
+        "HumanEval runs code that the model has written, which HF_ALLOW_CODE_EVAL=1 allows: in a sandbox.",
+    )
+    return Study(kind="table", number=5, title="General tasks", cells=tuple(cells), notes=notes, stamp=scale.stamp)
 
 
 def output_evolution(scale: Scale, engine: str) -> Study:

@@ -107,6 +107,14 @@ class Measure(ABC):
         """Tasks of MTEB whose data are needed."""
         return []
 
+    def check(self, what: str) -> None:
+        """Refuse before any work what cannot be measured here, beyond data of `mteb_tasks`.
+
+        Args:
+            what: Needs it, for the message.
+        """
+        del what
+
     def command(self, folder: str, options: str, data: str) -> str | None:
         """A command that measures the same thing, where there is one.
 
