@@ -37,6 +37,7 @@ def test_what_is_missing_is_said_before_any_work(
     assert "pip install 'grace-st[eval]'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_stand_ins_are_measured_on_a_model_folder(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason='lm-evaluation-harness is not installed: pip install "grace-st[eval]"')
     subject = Subject(str(grace_st.nano_path()), {}, is_encoder=False, device="cpu", work=tmp_path, data_root=None)
@@ -46,6 +47,7 @@ def test_stand_ins_are_measured_on_a_model_folder(tmp_path: Path) -> None:
     assert found["columns"]["Form (stand-in)"] == 100 and found["columns"]["Names (stand-in)"] > 50
 
 
+@pytest.mark.slow
 def test_fever_asks_about_claims_with_two_labels(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason='lm-evaluation-harness is not installed: pip install "grace-st[eval]"')
     labels = ["SUPPORTS", "REFUTES", "NOT ENOUGH INFO"]

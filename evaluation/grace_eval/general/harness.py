@@ -46,9 +46,10 @@ def check_data(tasks: Sequence[GeneralTask], what: str) -> None:
     missing = [task for task in tasks if not (cache / task.dataset.replace("/", "___")).is_dir()]
     if missing:
         named = ", ".join(f"{task.label} needs {task.dataset}" for task in missing)
+        names = ",".join(task.task for task in missing)
         raise MissingGeneralDataError(
             f"{what}: data of general tasks are not in the cache, and the hub may not be asked (HF_HUB_OFFLINE): "
-            f"{named}. With a network: lm-eval run --model dummy --tasks {','.join(task.task for task in missing)} --limit 1 "
+            f"{named}. With a network: lm-eval run --model dummy --tasks {names} --limit 1 "
             f"--include_path {TASK_FOLDER} --confirm_run_unsafe_code fetches them; or copy that machine's "
             "HF_DATASETS_CACHE"
         )

@@ -168,6 +168,8 @@ def sensitivity(scale: Scale, engine: str) -> Study:
     notes = (
         "The paper names K = 2, 4, 8 and calls batches of 32 and more a good choice. Beginning at 16 is our guess.",
         "Two epochs each, so a smaller batch means more steps.",
+        "With K = 2 and a group's mean as the baseline the consistency term trains nothing "
+        "(docs/what-the-reward-trains.md).",
     )
     return _study(7, "Batch size and rollouts", cells, notes, scale)
 

@@ -92,7 +92,7 @@ def as_markdown(study: Study, results: Sequence[Result]) -> str:
     if done:
         sections += [_TABLES.get(study.name, _scores)(done), f"![{name}]({study.name}.png)"]
     if not study.stamp and study.name in PAPER:
-        sections += ["## The paper's figures, as printed", _paper(PAPER[study.name])]
+        sections += ["## The paper's figures, as printed", paper_table(PAPER[study.name])]
     failed = [f"- {result.cell.name}: {result.cause}" for result in results if result.cause]
     sections += ["## Failed", "\n".join(failed)] if failed else []
     if study.notes:
@@ -100,7 +100,8 @@ def as_markdown(study: Study, results: Sequence[Result]) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _paper(rows: Sequence[PaperRow]) -> str:
+def paper_table(rows: Sequence[PaperRow]) -> str:
+    """Rows of one of the paper's tables, as printed."""
     columns = list(rows[0].columns)
     lines = [
         [f"{row.model}, {row.method}", *(f"{row.columns[name]:.2f}" for name in columns), f"{row.average:.2f}"]
