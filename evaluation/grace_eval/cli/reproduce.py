@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,6 +149,7 @@ def _make(arguments: argparse.Namespace, reproduction: Reproduction, cells: list
     from grace_eval.reproduce.inputs import check
     from grace_eval.reproduce.output import write_outputs
     from grace_st.bulk.lock import FolderLock
+    from grace_train.report.health import TrainingStopped
 
     quiet_libraries()
     left = [] if arguments.draw else reproduction.left(cells)
@@ -171,6 +173,9 @@ def _make(arguments: argparse.Namespace, reproduction: Reproduction, cells: list
     try:
         try:
             reproduction.run(left, keep_going=arguments.keep_going, on_cell=tell)
+        except TrainingStopped as error:
+            sys.stderr.write(f"grace-st eval: {error} {' '.join(getattr(error, '__notes__', []))}\n")
+            return EXIT_FAILED_CELLS
         finally:
             results = reproduction.results()
             paths = write_outputs(reproduction.study, results, reproduction.folder)

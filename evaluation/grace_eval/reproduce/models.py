@@ -40,11 +40,18 @@ class ModelFolders:
         self.root = root
         self.inputs = inputs
         self.limits = dict(limits)
+        self._digests: dict[Model, str] = {}
+        self._sources: dict[str, str] = {}
 
     # ---------------------------------------------------------------- names
 
     def digest(self, model: Model) -> str:
         """Of all that its weights and its configuration depend on. What it goes on from is a part of itself."""
+        if model not in self._digests:
+            self._digests[model] = self._digest(model)
+        return self._digests[model]
+
+    def _digest(self, model: Model) -> str:
         training = None
         if model.training is not None:
             config = self.config(model, Path("output")).to_dict()
@@ -53,13 +60,18 @@ class ModelFolders:
             training["data"] = {**config["data"], "train": file_identity(Path(given)) if given else None}
         return digest_of(
             {
-                "source": self.inputs.identity(model),
+                "source": self._source_identity(model),
                 "system_prompt": model.system_prompt,
                 "training": training,
                 "limits": self.limits,
                 "is_encoder": model.is_encoder,
             }
         )
+
+    def _source_identity(self, model: Model) -> str:
+        if model.source not in self._sources:
+            self._sources[model.source] = self.inputs.identity(model)
+        return self._sources[model.source]
 
     def path(self, model: Model) -> Path | None:
         """Its folder, which need not be there; None for an encoder of the hub, which is loaded by its name."""

@@ -87,7 +87,7 @@ class Reproduction:
 
     def left(self, cells: Sequence[Cell] | None = None) -> list[Cell]:
         """Those that are not done."""
-        return [cell for cell in (cells or self.study.cells) if self.result(cell).figures is None]
+        return [cell for cell in (self.study.cells if cells is None else cells) if self.result(cell).figures is None]
 
     def commands(self, cell: Cell) -> list[str]:
         """What would be done by hand: making the model, then measuring it."""
