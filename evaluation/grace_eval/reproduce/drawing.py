@@ -63,7 +63,10 @@ def _scores(study: Study, results: Sequence[Result]) -> Figure:
             kind = kinds.index(list(result.cell.labels.values())[-1])
             score = _average(result)
             _bar(axes, place, score, kind, horizontal=True, thickness=0.72)
-            axes.annotate(f"{score:.1f}", (score, place), (4, 0), textcoords="offset points", va="center", fontsize=7)
+            # At the foot of the bar, where no diamond of the paper can cover it.
+            box: dict[str, Any] = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none"}
+            foot: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
+            axes.annotate(f"{score:.1f}", (0, place), bbox=box, **foot)
             if labels in printed:
                 axes.plot(
                     printed[labels], place, marker="D", markersize=5, markerfacecolor="white",
@@ -75,12 +78,13 @@ def _scores(study: Study, results: Sequence[Result]) -> Figure:
             place += 1
         place += 1
     axes.set_yticks(ticks, names, fontsize=8)
+    axes.margins(y=0.02)
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     plots.title(axes, f"{study.kind.capitalize()} {study.number}: {study.title}", _SCORE, "")
     if printed:
         handles, texts = axes.get_legend_handles_labels()
-        axes.legend(handles[:1], texts[:1], fontsize=7, frameon=False, loc="lower right")
+        figure.legend(handles[:1], texts[:1], fontsize=8, frameon=False, loc="outside lower right")
     return figure
 
 
@@ -254,8 +258,11 @@ def _representations(study: Study, results: Sequence[Result]) -> Figure:
     """Groups of bars by model, a panel for each mode."""
     modes = _by(results, "mode")
     names = list(_by(results, "representation"))
-    figure, panels = plots.new_figure(len(modes), panel=(5.4, 4.0))
-    width = 0.8 / len(names)
+    count = len(_by(results, "model"))
+    # One above the other where there are many models.
+    columns, rows = (len(modes), 1) if count < 3 else (1, len(modes))
+    figure, panels = plots.new_figure(columns, rows, panel=(max(5.4, 2.1 * count), 3.6))
+    width = 0.84 / len(names)
     for axes, (mode, members) in zip(panels, modes.items(), strict=True):
         models = list(_by(members, "model"))
         for result in members:
@@ -263,7 +270,7 @@ def _representations(study: Study, results: Sequence[Result]) -> Figure:
             place = models.index(result.cell.labels["model"]) + (kind - (len(names) - 1) / 2) * width
             score = _average(result)
             _bar(axes, place, score, kind, thickness=width * 0.92)
-            axes.annotate(f"{score:.1f}", (place, score), (0, 2), textcoords="offset points", ha="center", fontsize=6.5)
+            axes.annotate(f"{score:.1f}", (place, score), (0, 2), textcoords="offset points", ha="center", fontsize=6)
         axes.set_xticks(range(len(models)), [str(model) for model in models], fontsize=8)
         axes.grid(False, axis="x")
         plots.title(axes, str(mode).capitalize(), "", _SCORE)
