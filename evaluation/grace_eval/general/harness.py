@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,7 @@ def evaluate(
 
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     precision = "float32" if chosen == "cpu" else "auto"
-    # Its bars cannot be switched off, and a group of tasks has many. Errors are raised all the same.
-    with redirect_stderr(io.StringIO()):
+    with _silence():
         model = HFLM(pretrained=folder, device=chosen, dtype=precision, batch_size=batch_size)
         found = simple_evaluate(
             model=model,
@@ -123,3 +123,20 @@ def evaluate(
     assert found is not None  # None is for processes other than the first
     results: dict[str, dict[str, Any]] = {**found.get("groups", {}), **found["results"]}
     return results
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing on stderr: the harness's bars cannot be switched off, and it asks git, which may complain.
+
+    Errors are raised all the same.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nothing, redirect_stderr(io.StringIO()):
+            os.dup2(nothing.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
