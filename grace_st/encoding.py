@@ -13,7 +13,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from grace_st.engines.base import Progress
+from grace_st.engines.base import Progress, Rollout
 from grace_st.module import GenerateThenPool
 from grace_st.store import RationaleStore
 from grace_st.truncation import one_truncation_warning
@@ -115,7 +115,7 @@ def encode_with_rationales(
                 progress=advance,
                 store=store,
             )
-            vectors = through_later_modules(model, torch.stack([rollout.vector for rollout in rollouts]))
+            vectors = through_later_modules(model, rollouts)
             for index, tokens, rollout, vector in zip(window, prompts, rollouts, vectors, strict=True):
                 rationale = module.prompt.decode(rollout.ids)
                 encodings[index] = Encoding(vector, rationale, list(rollout.ids), rollout.finished, tokens.truncated)
@@ -183,7 +183,7 @@ def _given_ids(
 
 
 def instruction_of(model: SentenceTransformer, prompt: str | None, prompt_name: str | None) -> str | None:
-    """The instruction that a call puts before its texts.
+    """The instruction that goes before a text: the given one, or one of the model's prompts by its name.
 
     Raises:
         ValueError: The model has no prompt of that name.
@@ -198,8 +198,9 @@ def instruction_of(model: SentenceTransformer, prompt: str | None, prompt_name: 
     return model.prompts[name]
 
 
-def through_later_modules(model: SentenceTransformer, vectors: torch.Tensor) -> np.ndarray:
-    """``[N, d]`` float32: what modules after ours (a projection, say) make of the pooled vectors ``[N, d]``."""
+def through_later_modules(model: SentenceTransformer, rollouts: Sequence[Rollout]) -> np.ndarray:
+    """``[N, d]`` float32: what modules after ours (a projection, say) make of the pooled vectors."""
+    vectors = torch.stack([rollout.vector for rollout in rollouts])
     later = list(model.children())[1:]
     if later:
         features: dict[str, Any] = {"sentence_embedding": vectors.to(model.device)}

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from grace_st.config import Pooling, PoolingSpan
 from grace_st.engines.base import NonFiniteVectorError, Progress, PromptTokens, Rollout, Sampling, checked
 from grace_st.engines.decoding import Decoding, Job
 from grace_st.engines.forward import FEED_TOKENS, CausalForward
-from grace_st.pooling import RunningPool, pool
+from grace_st.pooling import pool
 
 logger = logging.getLogger(__name__)
 
@@ -231,59 +230,6 @@ class TorchEngine:
             for given, owner in zip(rationales, owners, strict=True)
         ]
 
-    def embed_prefixes(
-        self,
-        prompts: Sequence[PromptTokens],
-        rationales: Sequence[Sequence[int]],
-        budgets: Sequence[int],
-    ) -> Tensor:
-        """The vectors that the first tokens of given rationales have, for several numbers of tokens, from one forward.
-
-        A token's state depends on nothing after it, so a shorter rationale has the states that the whole one begins
-        with: one pass gives what `embed` gives of each cut rationale.
-
-        Args:
-            prompts: ``N`` prompts.
-            rationales: Their rationales, ids without EOS; may be empty.
-            budgets: ``B`` numbers of tokens, ascending; a rationale that is shorter counts whole. 0 pools the prompt.
-
-        Returns:
-            ``[B, N, d]`` float32 on the CPU, not normalised.
-
-        Raises:
-            ValueError: As `embed`; or the budgets are not ascending.
-            NonFiniteVectorError: A vector is not finite.
-        """
-        if len(prompts) != len(rationales):
-            raise ValueError(f"got {len(prompts)} prompts and {len(rationales)} rationales: one of each is needed")
-        if not budgets or budgets[0] < 0 or any(first >= second for first, second in pairwise(budgets)):
-            raise ValueError(f"budgets must be ascending integers >= 0, at least one, got {list(budgets)}")
-        # What is behind the largest budget is in no vector.
-        given = [tuple(rationale)[: budgets[-1]] for rationale in rationales]
-        self._check(prompts, [len(ids) for ids in given], given)
-        sequences = [prompt.ids + ids for prompt, ids in zip(prompts, given, strict=True)]
-        result = torch.empty(len(budgets), len(prompts), self.embedding_dimension)
-        queue = sorted(range(len(prompts)), key=lambda index: -len(sequences[index]))
-
-        def pool_next(count: int) -> None:
-            batch = queue[:count]
-            ends = [
-                [min(len(prompts[index].ids) + budget, len(sequences[index])) for budget in budgets] for index in batch
-            ]
-            starts = [self.pooled_from(prompts[index]) for index in batch]
-            pooled = self._pool_prefixes([sequences[index] for index in batch], starts, ends)
-            for row, index in enumerate(batch):
-                for place in range(len(budgets)):
-                    result[place, index] = checked(pooled[place, row], index)
-            del queue[: len(batch)]
-
-        with self._inference():
-            while queue:
-                width = len(sequences[queue[0]])
-                count = min(self.slots_for(width), max(1, FEED_TOKENS // width), len(queue))
-                self._attempt(partial(pool_next, count), count)
-        return result
-
     def pooled_from(self, prompt: PromptTokens) -> int:
         """Index of the first pooled token of a prompt.
 
@@ -300,20 +246,6 @@ class TorchEngine:
         columns = torch.arange(ids.shape[1], device=ids.device)
         mask = (columns >= torch.tensor(starts, device=ids.device).unsqueeze(-1)) & (columns < lengths.unsqueeze(-1))
         return pool(hidden, mask, self.pooling).cpu()
-
-    def _pool_prefixes(self, sequences: list[tuple[int, ...]], starts: list[int], ends: list[list[int]]) -> Tensor:
-        """``[B, N, d]`` vectors of the spans from ``starts`` to each of the ``B`` ascending ``ends`` of a sequence."""
-        ids, _ = self.forward.right_padded(sequences)
-        hidden, _ = self.forward.feed(ids, torch.ones_like(ids, dtype=torch.bool), 0, None, want_logits=False)
-        columns = torch.arange(ids.shape[1], device=ids.device)
-        running = RunningPool.empty(self.pooling, len(sequences), hidden.shape[2], hidden.device)
-        begin = torch.tensor(starts, device=ids.device).unsqueeze(-1)
-        pooled = []
-        for end in torch.tensor(ends, device=ids.device).T:
-            running.add(hidden, (columns >= begin) & (columns < end.unsqueeze(-1)))
-            begin = end.unsqueeze(-1)
-            pooled.append(running.value().cpu())
-        return torch.stack(pooled)
 
     # ---------------------------------------------------------------- guards
 

@@ -16,6 +16,7 @@ from grace_eval.faithfulness.measure import Settings, measure
 from grace_eval.faithfulness.report import verdict
 from grace_eval.faithfulness.tasks import RetrievalTask, Role, retrieval_task
 from grace_st.cli import main
+from grace_st.engines.prefixes import embed_prefixes
 from grace_st.engines.torch_engine import TorchEngine
 from grace_train.nano.corpus import Corpus
 from tests.conftest import GraceFolder
@@ -35,8 +36,8 @@ def test_prefixes_are_what_a_smaller_budget_gives(grace_folder: GraceFolder, poo
     assert isinstance(module, grace_st.GenerateThenPool) and isinstance(module.engine, TorchEngine)
     budgets = [0, 1, 5, 24]
     whole = model.encode_with_rationales(TEXTS)
-    found = module.engine.embed_prefixes(
-        module.prompts_of(TEXTS), [encoding.rationale_ids for encoding in whole], budgets
+    found = embed_prefixes(
+        module.engine, module.prompts_of(TEXTS), [encoding.rationale_ids for encoding in whole], budgets
     )
     for place, budget in enumerate(budgets):
         expected = model.encode(TEXTS, max_new_tokens=budget)
@@ -53,7 +54,7 @@ def test_prefixes_of_other_architectures(grace_folder: GraceFolder, architecture
     rationales = [
         tuple(torch.randint(10, 300, (length,), generator=generator).tolist()) for length in range(len(TEXTS))
     ]
-    found = module.engine.embed_prefixes(prompts, rationales, [0, 3, 7])
+    found = embed_prefixes(module.engine, prompts, rationales, [0, 3, 7])
     for place, budget in enumerate([0, 3, 7]):
         one_by_one = module.engine.embed(prompts, [ids[:budget] for ids in rationales])
         assert (found[place] - torch.stack([rollout.vector for rollout in one_by_one])).abs().max() < 1e-5
@@ -65,11 +66,11 @@ def test_prefixes_refuse_what_is_wrong(grace_folder: GraceFolder) -> None:
     prompts = module.prompts_of(["a"])
     for budgets in ([], [-1], [2, 2], [3, 1]):
         with pytest.raises(ValueError, match="ascending integers >= 0"):
-            module.engine.embed_prefixes(prompts, [(1, 2)], budgets)
+            embed_prefixes(module.engine, prompts, [(1, 2)], budgets)
     with pytest.raises(ValueError, match="got 1 prompts and 2 rationales"):
-        module.engine.embed_prefixes(prompts, [(1,), (2,)], [0])
+        embed_prefixes(module.engine, prompts, [(1,), (2,)], [0])
     with pytest.raises(ValueError, match="embeddings for 0 to"):
-        module.engine.embed_prefixes(prompts, [(10**6,)], [4])
+        embed_prefixes(module.engine, prompts, [(10**6,)], [4])
 
 
 # ---------------------------------------------------------------- the measurement

@@ -14,7 +14,8 @@ from grace_eval.faithfulness.interventions import Ids, donors, random_tokens, sh
 from grace_eval.faithfulness.sentences import ordinary_tokens, sentence_ends, token_pieces
 from grace_eval.faithfulness.tasks import Role, Task, cosines
 from grace_st.encoding import encode_with_rationales, grace_module, instruction_of, through_later_modules
-from grace_st.engines.base import Progress
+from grace_st.engines.base import Progress, Rollout
+from grace_st.engines.prefixes import embed_prefixes
 from grace_st.engines.torch_engine import TorchEngine
 from grace_st.model import GraceModel
 from grace_st.store import RationaleStore
@@ -288,6 +289,7 @@ def _prefixes(model: GraceModel, side: _Side, budgets: Sequence[int]) -> np.ndar
         raise ValueError('faithfulness needs the states of given rationales: load the model with engine="torch"')
     instruction = instruction_of(model, side.role.instruction, None)
     prompts = module.prompts_of(side.texts, instruction)
-    vectors: torch.Tensor = module.engine.embed_prefixes(prompts, side.rationales, budgets)
-    flat = through_later_modules(model, vectors.reshape(-1, vectors.shape[-1]))
+    vectors: torch.Tensor = embed_prefixes(module.engine, prompts, side.rationales, budgets)
+    # As rollouts, which is what later modules (a projection, say) are handed.
+    flat = through_later_modules(model, [Rollout((), None, vector) for vector in vectors.flatten(0, 1)])
     return flat.reshape(len(budgets), len(side.texts), -1)
