@@ -1,19 +1,21 @@
-"""``grace-st eval``: MTEB runs and submission. Arguments and results; the work is in ``grace_eval.mteb``."""
+"""``grace-st eval``: its actions, and two of them: MTEB runs and submission. The work is in ``grace_eval.mteb``."""
 
 from __future__ import annotations
 
 import argparse
 import io
-import logging
-import warnings
+from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grace_eval.cli import faithfulness, reproduce
+from grace_eval.cli.models import BUNDLED, add_common, model_folder
+from grace_eval.cli.with_mteb import with_mteb
 from grace_st.cli.command import Command, CommandError
 from grace_st.cli.engine import configure_engine, engine_kwargs
 from grace_st.cli.sizes import size
-from grace_st.cli.terminal import open_console, quiet_libraries, write_json
+from grace_st.cli.terminal import open_console, write_json
 
 if TYPE_CHECKING:
     from grace_eval.mteb.benchmarks import Selection
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from grace_eval.mteb.report import Report
     from grace_eval.mteb.run import Results, RunState
 
-BUNDLED = "grace-nano"
 EXIT_FAILED_TASKS = 1
 
 _EXAMPLES = (
@@ -29,28 +30,20 @@ _EXAMPLES = (
     "grace-st eval mteb --model grace-nano --tasks STSBenchmark --data-root data",
     "grace-st eval submit --results mteb-results",
     "grace-st eval submit --results mteb-results --name my-org/mine --hub-revision COMMIT --license apache-2.0",
+    *faithfulness.EXAMPLES,
+    *reproduce.EXAMPLES,
 )
 
 _SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", metavar="mteb|submit", required=True)
-    helps = {
-        "mteb": "evaluate a model on tasks of MTEB",
-        "submit": "check results and prepare them for the leaderboard",
-    }
-    for (name, help_), configure in zip(helps.items(), (_configure_mteb, _configure_submit), strict=True):
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, (help_, configure, run) in _ACTIONS.items():
         examples = "\n".join(f"  {example}" for example in _EXAMPLES if example.startswith(f"grace-st eval {name} "))
-        configure(actions.add_parser(name, help=help_, epilog=f"examples:\n{examples}"))
-
-
-def _common(parser: argparse.ArgumentParser) -> None:
-    # Again here, so that they may stand after the action; what stands before it is kept.
-    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="write the result as JSON")
-    parser.add_argument(
-        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
-    )
+        action = actions.add_parser(name, help=help_, epilog=f"examples:\n{examples}")
+        configure(action)
+        action.set_defaults(run_action=run)
 
 
 def _configure_mteb(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +103,7 @@ def _configure_mteb(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights")
     machine.add_argument("--slots", metavar="N", type=int, help="texts decoded at once (default: by device)")
     configure_engine(machine)
-    _common(parser)
+    add_common(parser)
 
 
 def _configure_submit(parser: argparse.ArgumentParser) -> None:
@@ -128,26 +121,12 @@ def _configure_submit(parser: argparse.ArgumentParser) -> None:
         "--training-datasets", metavar="NAME", nargs="*", help="data sets of mteb that the model was trained on"
     )
     parser.add_argument("--device", metavar="NAME", help="where mteb's mock tasks run")
-    _common(parser)
+    add_common(parser)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    try:
-        import grace_st.mteb  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name != "mteb":
-            raise
-        raise CommandError(str(error)) from error
-    import datasets
-
-    quiet_libraries()
-    datasets.disable_progress_bars()
-    # That a task of the paper's benchmark has a newer version is no news, and would come with each of them. Nor can a
-    # user do anything about how long mteb lets scikit-learn's classifiers converge.
-    logging.getLogger("mteb").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(mteb|sklearn)\.")
-        return _run_mteb(arguments) if arguments.action == "mteb" else _run_submit(arguments)
+    code: int = arguments.run_action(arguments)
+    return code
 
 
 # ---------------------------------------------------------------- mteb
@@ -188,7 +167,7 @@ def _options(arguments: argparse.Namespace) -> ModelOptions:
     store = Path(arguments.store or Path(arguments.results) / "rationales.sqlite").expanduser()
     given = {name: getattr(arguments, name) for name in _SAMPLING}
     return ModelOptions(
-        folder=_model_folder(arguments.model),
+        folder=model_folder(arguments.model),
         name=arguments.name or (f"local/{BUNDLED}" if arguments.model == BUNDLED else None),
         instructions=arguments.instructions,
         max_new_tokens=arguments.max_new_tokens,
@@ -200,19 +179,6 @@ def _options(arguments: argparse.Namespace) -> ModelOptions:
         engine_kwargs=engine_kwargs(arguments),
         store=None if arguments.no_store else store,
         store_bytes=arguments.store_size,
-    )
-
-
-def _model_folder(name: str) -> Path:
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if name == BUNDLED:
-        import grace_st
-
-        return grace_st.nano_path()
-    raise CommandError(
-        f"{name} is not a folder; make one with `grace-st convert SOURCE {name}`, or try --model {BUNDLED}"
     )
 
 
@@ -316,7 +282,7 @@ def _tell(arguments: argparse.Namespace, report: Report, results: Results, root:
 def _run_submit(arguments: argparse.Namespace) -> int:
     from grace_eval.mteb.submit import choose, prepare
 
-    model = None if arguments.model is None else _model_folder(arguments.model)
+    model = None if arguments.model is None else model_folder(arguments.model)
     chosen = choose(Path(arguments.results).expanduser(), name=arguments.name, model=model)
     output = Path(arguments.output or f"submission-{chosen.folder.parent.name}").expanduser()
     given = {
@@ -356,12 +322,21 @@ def _run_submit(arguments: argparse.Namespace) -> int:
     return 0
 
 
+_ACTIONS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
+    "mteb": ("evaluate a model on tasks of MTEB", _configure_mteb, with_mteb(_run_mteb)),
+    "submit": ("check results and prepare them for the leaderboard", _configure_submit, with_mteb(_run_submit)),
+    "faithfulness": (faithfulness.HELP, faithfulness.configure, faithfulness.run),
+    "table": (reproduce.HELPS["table"], reproduce.configure("table"), reproduce.run("table")),
+    "figure": (reproduce.HELPS["figure"], reproduce.configure("figure"), reproduce.run("figure")),
+}
+
 COMMAND = Command(
-    summary="evaluate a model on MTEB, and prepare a submission",
+    summary="evaluate a model: MTEB, faithfulness; the paper's tables and figures",
     description=(
         "`mteb` runs tasks and goes on where an earlier run was stopped: finished tasks are kept in the results "
         "folder, and texts in a store beside it. `submit` checks results and writes what the leaderboard asks for; "
-        "nothing is sent."
+        "nothing is sent. `faithfulness` changes rationales on purpose and measures what that does to the scores. "
+        "`table` and `figure` make those of the paper."
     ),
     examples=_EXAMPLES,
     configure=_configure,

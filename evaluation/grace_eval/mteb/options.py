@@ -30,6 +30,7 @@ class ModelOptions:
         name: ``ORGANIZATION/MODEL``; ``local/FOLDER`` by default.
         instructions: See `grace_st.mteb.Instructions`.
         max_new_tokens: Budget of the rationale; the model's by default, 0 pools the prompt alone.
+        pooling: Replaces the model's.
         pooling_span: Replaces the model's.
         sampling: Per-call options; greedy by default.
         dtype: Of the weights; the checkpoint's by default (float32 on a CPU).
@@ -47,6 +48,7 @@ class ModelOptions:
     name: str | None = None
     instructions: Instructions = "model"
     max_new_tokens: int | None = None
+    pooling: str | None = None
     pooling_span: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     dtype: Dtype | None = None
@@ -64,7 +66,8 @@ class ModelOptions:
     @property
     def config(self) -> dict[str, Any]:
         """Fields of the model's configuration that are replaced."""
-        given = {"max_new_tokens": self.max_new_tokens, "pooling_span": self.pooling_span}
+        names = ("max_new_tokens", "pooling", "pooling_span")
+        given = {name: getattr(self, name) for name in names}
         return {name: value for name, value in given.items() if value is not None}
 
     def meta(self) -> ModelMeta:

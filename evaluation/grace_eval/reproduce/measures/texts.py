@@ -1,0 +1,40 @@
+"""Queries and documents of a retrieval task, for measures that need texts and no scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grace_eval.faithfulness.tasks import BUNDLED_TASKS, retrieval_task
+from grace_eval.reproduce.measures.base import Subject
+
+
+def mteb_tasks_of(name: str) -> list[Any]:
+    """The task of MTEB of this name; none for a bundled one."""
+    if name in BUNDLED_TASKS:
+        return []
+    from grace_eval.faithfulness.mteb_tasks import select
+
+    return list(select([name]))
+
+
+def retrieval_texts(name: str, subject: Subject) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """All queries and all documents.
+
+    Args:
+        name: A retrieval task of MTEB, or ``nano:dev``, ``nano:test``.
+        subject: Tells where local data are.
+    """
+    if name in BUNDLED_TASKS:
+        task: Any = retrieval_task(name)
+    else:
+        from grace_eval.faithfulness.mteb_tasks import load
+        from grace_eval.mteb import data
+
+        (chosen,) = mteb_tasks_of(name)
+        cache = None
+        if subject.data_root is not None:
+            cache = data.cache_folder(chosen, subject.data_root, subject.work / "datasets-cache")
+            (chosen,) = data.with_local_data([chosen], subject.data_root)
+        task = load(chosen, instructions="none", cache=cache)
+    queries, documents = (role.texts for role in task.roles)
+    return queries, documents
