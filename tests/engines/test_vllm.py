@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,33 +9,30 @@ import pytest
 
 import grace_st
 from grace_st.engines.base import Sampling
+from grace_st.engines.torch_engine import TorchEngine
 from grace_st.engines.vllm.engine import VllmEngine
 from tests import tiny
 from tests.engines import vllm_models as models
 from tests.engines.vllm_models import GREEDY, LENGTHS, assert_consistent, assert_same, prompts
 
-pytestmark = pytest.mark.xdist_group("vllm")
 
-
-Started = tuple[Path, VllmEngine]
-
-
-@pytest.fixture(scope="module", params=["qwen2", "qwen3"])
-def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
-    folder = models.checkpoint(tmp_path_factory.mktemp("plain"), request.param)
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+def test_rollouts_are_those_of_the_torch_engine(architecture: str, tmp_path: Path) -> None:
+    """One start of vLLM for greedy and sampled ones, since a start is what takes time."""
+    folder = models.checkpoint(tmp_path, architecture)
+    torch_engine = models.reference(folder)
     with models.in_one_process():
         engine = models.engine(folder)
         engine.start()
-    yield folder, engine
+    _greedy(engine, torch_engine)
+    _sampled(engine, torch_engine)
     engine.close()
 
 
-def test_greedy_rollouts_are_those_of_the_torch_engine(started: Started) -> None:
+def _greedy(engine: VllmEngine, torch_engine: TorchEngine) -> None:
     """More texts than slots, repeated ones, ends by EOS and by the budget."""
-    folder, engine = started
     work = prompts(*LENGTHS)
     work += [work[2], work[0]]
-    torch_engine = models.reference(folder)
     counted: list[int] = []
     found = engine.generate(work, GREEDY, progress=counted.append)
     assert_same(found, torch_engine.generate(work, GREEDY))
@@ -57,12 +53,12 @@ def test_greedy_rollouts_are_those_of_the_torch_engine(started: Started) -> None
     assert_same(engine.embed(work, given), torch_engine.embed(work, given))
 
 
-def test_samples_depend_on_nothing_but_their_text(started: Started) -> None:
-    folder, engine = started
+def _sampled(engine: VllmEngine, torch_engine: TorchEngine) -> None:
+    """They depend on nothing but their text."""
     work = prompts(*LENGTHS)
     sampling = Sampling(max_new_tokens=10, do_sample=True, temperature=0.8, top_p=0.95, num_samples=3, seed=5)
     found = engine.generate(work, sampling)
-    assert_consistent(models.reference(folder), work, found, 3)
+    assert_consistent(torch_engine, work, found, 3)
     ids = [rollout.ids for rollout in found]
     assert len(set(ids)) > len(ids) // 2
     assert [rollout.ids for rollout in engine.generate(work[::-1], sampling)][:3] == ids[-3:]

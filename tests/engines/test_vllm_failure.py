@@ -21,8 +21,6 @@ from tests import tiny
 from tests.engines import vllm_models as models
 from tests.engines.conftest import COMMAND, REPOSITORY, environment
 
-pytestmark = pytest.mark.xdist_group("vllm-failure")
-
 TEXTS = [f"{number} {text}" for number in range(12) for text in tiny.TEXTS]
 
 

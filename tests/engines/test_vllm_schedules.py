@@ -12,8 +12,6 @@ from grace_st.engines.vllm.engine import VllmEngine
 from tests.engines import vllm_models as models
 from tests.engines.vllm_models import GREEDY, LENGTHS, assert_consistent, assert_same, prompts
 
-pytestmark = pytest.mark.xdist_group("vllm-schedules")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
