@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grace_eval.cli import faithfulness, reproduce
-from grace_eval.cli.models import BUNDLED, add_common, model_folder
+from grace_eval.cli.models import add_common, model_folder
 from grace_eval.cli.with_mteb import with_mteb
 from grace_st.cli.command import Command, CommandError
 from grace_st.cli.engine import configure_engine, engine_kwargs
+from grace_st.cli.models import BUNDLED
 from grace_st.cli.sizes import size
 from grace_st.cli.terminal import open_console, write_json
 

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grace_eval.cli.models import BUNDLED, add_common, is_bundled, model_folder
+from grace_eval.cli.models import add_common, is_bundled, model_folder
 from grace_st.cli.command import CommandError
+from grace_st.cli.models import BUNDLED
 from grace_st.cli.terminal import open_console, quiet_libraries, write_json
 
 if TYPE_CHECKING:

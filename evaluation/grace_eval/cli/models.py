@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from grace_st.cli.command import CommandError
-
-BUNDLED = "grace-nano"
+from grace_st.cli import models
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -24,16 +22,12 @@ def model_folder(name: str) -> Path:
     Raises:
         CommandError: There is none.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = models.model_folder(name)
+    if folder is not None:
         return folder
-    if name == BUNDLED:
-        import grace_st
+    import grace_st
 
-        return grace_st.nano_path()
-    raise CommandError(
-        f"{name} is not a folder; make one with `grace-st convert SOURCE {name}`, or try --model {BUNDLED}"
-    )
+    return grace_st.nano_path()
 
 
 def is_bundled(folder: Path) -> bool:
