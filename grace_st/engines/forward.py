@@ -57,7 +57,9 @@ class CausalForward:
         self.text_config = model.config.get_text_config(decoder=True)
         self.decoder = model.get_decoder()
         accepted = inspect.signature(self.decoder.forward).parameters
-        if "past_key_values" not in accepted:
+        # transformers has renamed it: from 5.24 on models take ``cache``.
+        self._cache_name = next((name for name in ("cache", "past_key_values") if name in accepted), None)
+        if self._cache_name is None:
             raise ValueError(
                 f"{type(model).__name__} keeps no key/value cache (past_key_values), which one-pass encoding needs: "
                 "choose an attention-based or hybrid causal LM"
@@ -120,7 +122,7 @@ class CausalForward:
         inputs: dict[str, Any] = {
             "input_ids": ids,
             "attention_mask": mask.long(),
-            "past_key_values": cache,
+            self._cache_name: cache,
             "use_cache": cache is not None,
             "return_dict": True,
             "output_hidden_states": self.pooling == "mean_penultimate",

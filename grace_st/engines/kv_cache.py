@@ -30,8 +30,10 @@ class GrowingLayer(DynamicLayer):
     keys: Tensor  # the base class has None here before the first update
     values: Tensor
 
-    def __init__(self, config: PreTrainedConfig | None = None) -> None:
-        super().__init__(config)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # A configuration, by position or by name as transformers has it, says nothing that a full layer needs.
+        del args, kwargs
+        super().__init__()
         self._stores: tuple[Tensor, Tensor] | None = None
         self._start = 0
 

@@ -90,7 +90,7 @@ def test_rows_that_have_changed_since_are_refused(tmp_path: Path) -> None:
     [
         ("a.parquet", b"PAR1 this is none", r"a\.parquet is no readable file of Parquet"),
         ("a.parquet", b"", r"a\.parquet is no readable file of Parquet"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:-9], r"a\.jsonl\.gz is no complete gzip file"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-9], r"a\.jsonl\.gz is no complete gzip file"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"a\.jsonl: row 1 \(line 2\): not valid JSON"),
         ("a.jsonl", b'{"text": "\xff"}\n', r"a\.jsonl: row 0 \(line 1\): line 1 is not valid UTF-8"),
     ],
