@@ -58,12 +58,13 @@ class CausalForward:
         self.decoder = model.get_decoder()
         accepted = inspect.signature(self.decoder.forward).parameters
         # transformers has renamed it: from 5.24 on models take ``cache``.
-        self._cache_name = next((name for name in ("cache", "past_key_values") if name in accepted), None)
-        if self._cache_name is None:
+        names = [name for name in ("cache", "past_key_values") if name in accepted]
+        if not names:
             raise ValueError(
                 f"{type(model).__name__} keeps no key/value cache (past_key_values), which one-pass encoding needs: "
                 "choose an attention-based or hybrid causal LM"
             )
+        self._cache_name = names[0]
         self._takes_positions = "position_ids" in accepted
         self.can_repack = kv_cache.can_repack(model.config)
 
