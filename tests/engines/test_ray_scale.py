@@ -164,7 +164,8 @@ def test_a_killed_driver_goes_on_and_a_changed_model_does_not(
     assert {shard["name"] for shard in manifest["shards"]} >= set(finished)
     assert f'"shards_resumed": {len(finished)}' in again.text
     shard = next(shard for shard in manifest["shards"] if shard["name"].startswith(store.stem))
-    assert shard["from_store"] >= entries
+    # Its worker may have finished it before it noticed that the driver was gone.
+    assert shard["name"] in finished or shard["from_store"] >= entries
 
 
 def test_an_unreadable_file_is_named_before_any_work(words: list[str], corpus: Path, tmp_path: Path) -> None:
