@@ -45,13 +45,22 @@ BATCH = 32  # of the published shape
 LIMIT = 3600.0  # seconds of a variant
 
 SHAPES: dict[str, dict[str, Any]] = {
-    # 4.6 M parameters
+    # 4.4 M parameters
     "5m": {
         "vocab_size": 2000,
         "hidden_size": 256,
         "intermediate_size": 1024,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    },
+    # 30.7 M parameters
+    "30m": {
+        "vocab_size": 8000,
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 7,
+        "num_attention_heads": 8,
         "num_key_value_heads": 2,
     },
     # Qwen2.5-1.5B
