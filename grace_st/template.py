@@ -20,6 +20,16 @@ SystemRole = Literal["auto", "system", "user"]
 PINNED_DATE = datetime.datetime(2024, 7, 26)
 """What templates that print today's date are told: Llama 3.2's own fallback."""
 
+# Templates ask for the date with ``strftime_now``, a function that transformers gives them: this one, written before a
+# template, stands in its place. The empty print at the end keeps Jinja from taking a line break off the template.
+_DIRECTIVES = {f"%{letter}": PINNED_DATE.strftime(f"%{letter}") for letter in "aAbBcdfHIjmMpSuUVwWxXyYZz"}
+_DIRECTIVES |= {"%F": "2024-07-26", "%T": "00:00:00", "%-d": "26", "%-m": "7", "%e": "26"}
+_PINNED = (
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f"|replace({directive!r}, {text!r})" for directive, text in _DIRECTIVES.items())
+    + "}}{% endmacro %}{{ '' }}"
+)
+
 # Marks with what a template might change: letters of both cases, and what HTML and JSON would escape.
 _TEXT_MARK = "\u241fTexT <&> \"'\\ \n mark\u241f"
 _ANSWER_MARK = "\u241fAnsweR mark\u241f"
@@ -80,7 +90,7 @@ def render_template(
         return _plain(tokenizer, system_prompt)
 
     _check_options(tokenizer, chat_template_kwargs or {})
-    options = {"strftime_now": PINNED_DATE.strftime, **(chat_template_kwargs or {})}
+    options = dict(chat_template_kwargs or {})
     in_user_turn = system_role == "user"
     try:
         rendered = _render(tokenizer, _messages(system_prompt, in_user_turn), options, answer=False)
@@ -155,7 +165,11 @@ def _render(
     *,
     answer: bool,
 ) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not answer, **options))
+    template = _PINNED + tokenizer.get_chat_template()
+    rendered = tokenizer.apply_chat_template(
+        messages, chat_template=template, tokenize=False, add_generation_prompt=not answer, **options
+    )
+    return str(rendered)
 
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], options: Mapping[str, Any]) -> str:

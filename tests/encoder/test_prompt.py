@@ -89,7 +89,7 @@ def test_rendering_in_pieces_is_rendering_the_conversation(template: str) -> Non
         messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "cats"}]
         if rendered.kind == "chat_user":
             messages = [{"role": "user", "content": f"{SYSTEM}\n\ncats"}]
-        options = {"strftime_now": lambda _format: "26 Jul 2024"}
+        options = {"date_string": "26 Jul 2024"} if template == "dated" else {}
         whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
     assert tokenizer.decode(ids_of(prompt, ["cats"])[0]) == whole
 
@@ -114,6 +114,15 @@ def test_two_dates_give_one_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
         return ids_of(make("dated")[0], ["cats"])
 
     assert ids_on(1) == ids_on(2)
+
+
+@pytest.mark.parametrize("start", ["\n", "  ", ""])
+def test_the_pinned_date_in_any_format_and_nothing_else_of_a_template_changes(start: str) -> None:
+    tokenizer = tiny.tokenizer("chatml")
+    form = "%A, %-d %B %Y (%d.%m.%y, %F) %H:%M:%S"
+    tokenizer.chat_template = f"{start}{{{{ strftime_now('{form}') }}}}\n" + tokenizer.chat_template
+    head = render_template(tokenizer, SYSTEM).head
+    assert head.startswith(f"{start}Friday, 26 July 2024 (26.07.24, 2024-07-26) 00:00:00\n")
 
 
 def test_chat_template_kwargs() -> None:
