@@ -29,7 +29,7 @@ def model(request: pytest.FixtureRequest, checkpoints: Callable[..., Path]) -> P
         torch.manual_seed(0)
         sizes = {"vocab_size": 64, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}
         return GPT2LMHeadModel(GPT2Config(**sizes)).eval()
-    loaded = AutoModelForCausalLM.from_pretrained(checkpoints(request.param), attn_implementation="sdpa")
+    loaded = AutoModelForCausalLM.from_pretrained(checkpoints(request.param))
     return loaded.float().eval()
 
 
