@@ -1,7 +1,4 @@
-"""Starting Ray, or finding one that runs; without usage statistics, and without a dashboard.
-
-On a busy machine Ray's own limit for a node to appear, which no setting changes, can be too short.
-"""
+"""Starting Ray, or finding one that runs; without usage statistics, and without a dashboard."""
 
 from __future__ import annotations
 
@@ -12,14 +9,10 @@ import socket
 from types import ModuleType
 from typing import Any
 
+from grace_st import ray_init
 from grace_st.scale.errors import ClusterError, ClusterNotFoundError, MissingRayError
 
-logger = logging.getLogger(__name__)
-
-ATTEMPTS = 3
 LOCAL = "local"
-_TOO_SLOW = "timed out"
-_END_SECONDS = 10.0
 _CONNECT_SECONDS = 10.0
 _HOST_PORT = re.compile(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)")
 
@@ -63,24 +56,17 @@ def start_ray(address: str | None) -> None:
             ray.init(**options)
         except Exception as error:  # Ray raises many kinds, the bare class among them
             raise ClusterNotFoundError(
-                f"there is no Ray cluster at {address} ({_first_line(error)}): start one with `ray start --head`, or "
-                "leave --address out to use this machine alone"
+                f"there is no Ray cluster at {address} ({ray_init.first_line(error)}): start one with "
+                "`ray start --head`, or leave --address out to use this machine alone"
             ) from error
         return
-    for attempt in range(1, ATTEMPTS + 1):
-        before = _children()
-        try:
-            ray.init(include_dashboard=False, **options)
-            return
-        except Exception as error:  # Ray raises the bare class here
-            _end(_children() - before)
-            ray.shutdown()
-            if _TOO_SLOW not in str(error).lower() or attempt == ATTEMPTS:
-                raise ClusterError(
-                    f"Ray did not start on this machine ({_first_line(error)}): it may be too busy, or out of memory "
-                    "or disk; `ray start --head` starts it beforehand, for --address auto"
-                ) from error
-            logger.warning("Ray did not start in time, attempt %d of %d", attempt, ATTEMPTS)
+    try:
+        ray_init.init(ray, {"include_dashboard": False, **options})
+    except Exception as error:  # Ray raises the bare class here
+        raise ClusterError(
+            f"Ray did not start on this machine ({ray_init.first_line(error)}): it may be too busy, or out of memory "
+            "or disk; `ray start --head` starts it beforehand, for --address auto"
+        ) from error
 
 
 def _check_reachable(address: str) -> None:
@@ -88,25 +74,3 @@ def _check_reachable(address: str) -> None:
     named = _HOST_PORT.fullmatch(address)
     if named is not None:
         socket.create_connection((named[1], int(named[2])), timeout=_CONNECT_SECONDS).close()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _children() -> set[Any]:
-    import psutil
-
-    return set(psutil.Process().children(recursive=True))
-
-
-def _end(processes: set[Any]) -> None:
-    """Half a cluster would go on starting beside the next one."""
-    import psutil
-
-    for process in processes:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(processes, timeout=_END_SECONDS)

@@ -30,7 +30,7 @@ def model(request: pytest.FixtureRequest, checkpoints: Callable[..., Path]) -> P
         sizes = {"vocab_size": 64, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}
         return GPT2LMHeadModel(GPT2Config(**sizes)).eval()
     loaded = AutoModelForCausalLM.from_pretrained(checkpoints(request.param))
-    if loaded.config._attn_implementation != "sdpa":  # Gemma 2 from transformers 5.24 on; the trainer packs nothing then
+    if loaded.config._attn_implementation != "sdpa":  # Gemma 2 from transformers 5.24 on; it is not packed
         pytest.skip(f"{request.param} has no attention that takes a mask of rows")
     return loaded.float().eval()
 

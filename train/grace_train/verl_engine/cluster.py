@@ -26,9 +26,9 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.config import validate_config
 from verl.utils.device import auto_set_device
 
+from grace_st import ray_init
 from grace_train.options import ConfigError
 from grace_train.verl_engine.jobs import ClusterError, Job, Written
-from grace_train.verl_engine.ray_start import start_ray
 from grace_train.verl_engine.requirements import on_cpu
 
 T = TypeVar("T")
@@ -110,7 +110,13 @@ class Cluster:
         )
         if options.get("address") is not None:  # of a cluster that runs already, nothing can be chosen
             options = {key: options[key] for key in ("address", "runtime_env", "log_to_driver")}
-        start_ray(options)
+        try:
+            ray_init.init(ray, options)
+        except ray_init.TooSlowError as error:
+            raise ClusterError(
+                f"Ray did not start ({error}): the machine may be too busy, or out of memory or disk; "
+                "`ray start --head` starts it beforehand, for cluster.address=auto"
+            ) from error
         self._check_gpus()
         self._check_alone()
         OmegaConf.resolve(config)

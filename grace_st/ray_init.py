@@ -1,15 +1,11 @@
-"""Starting Ray. On a busy machine its own 30 seconds for a node to appear, which no setting changes, can be too few."""
+"""``ray.init``, tried again: its own 30 seconds for a node to appear, which no setting changes, can be too few."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
-
-import psutil
-import ray
-
-from grace_train.verl_engine.jobs import ClusterError
 
 logger = logging.getLogger(__name__)
 
@@ -18,42 +14,53 @@ _TOO_SLOW = "timed out"
 _END_SECONDS = 10.0
 
 
-def start_ray(options: Mapping[str, Any]) -> None:
-    """``ray.init``, again where a local cluster was too slow to come up.
+class TooSlowError(RuntimeError):
+    """A cluster on this machine did not come up in any attempt."""
+
+
+def init(ray: ModuleType, options: Mapping[str, Any]) -> None:
+    """``ray.init``, again where a cluster on this machine was too slow to come up.
 
     Call it from the main thread: the processes that Ray starts end with the thread that started them.
 
     Args:
+        ray: The package.
         options: Of ``ray.init``.
 
     Raises:
-        ClusterError: It was too slow each time.
+        TooSlowError: It was too slow each time.
         Exception: Whatever else ``ray.init`` raises; that is not tried again.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        before = set(_children())
+        before = _children()
         try:
             ray.init(**options)
             return
         except Exception as error:  # Ray raises the bare class here
-            _end(set(_children()) - before)
+            _end(_children() - before)
             ray.shutdown()
             if _TOO_SLOW not in str(error).lower():
                 raise
             if attempt == ATTEMPTS:
-                raise ClusterError(
-                    f"Ray did not start in {ATTEMPTS} attempts ({error}): the machine may be too busy, or out of "
-                    "memory or disk; `ray start --head` starts it beforehand, for cluster.address=auto"
-                ) from error
+                raise TooSlowError(f"{first_line(error)} ({ATTEMPTS} attempts)") from error
             logger.warning("Ray did not start in time, attempt %d of %d", attempt, ATTEMPTS)
 
 
-def _children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+def first_line(error: BaseException) -> str:
+    """What an error of Ray's says, without the pages that follow."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _end(processes: set[psutil.Process]) -> None:
+def _children() -> set[Any]:
+    import psutil
+
+    return set(psutil.Process().children(recursive=True))
+
+
+def _end(processes: set[Any]) -> None:
     """Half a cluster would go on starting beside the next one."""
+    import psutil
+
     for process in processes:
         try:
             process.kill()
