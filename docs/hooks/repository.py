@@ -1,8 +1,8 @@
 """mkdocs hook: links that leave ``docs/`` lead to pages made of the repository's own files.
 
-The pages are written to be read on a code host as well, where ``../benchmarks/README.md`` is right. A site has only what
-is below ``docs/``. So every file of the repository that a page links to becomes a page below ``repository/``: Markdown as
-it is, anything else as a listing. What those pages link to follows in the same way.
+The pages are written to be read on a code host as well, where ``../benchmarks/README.md`` is right. A site has only
+what is below ``docs/``. So every file of the repository that a page links to becomes a page below ``repository/``:
+Markdown as it is, anything else as a listing. What those pages link to follows in the same way.
 """
 
 from __future__ import annotations
