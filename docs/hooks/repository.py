@@ -19,7 +19,7 @@ from mkdocs.structure.pages import Page
 
 FOLDER = "repository"
 
-_LINK = re.compile(r"\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?\)")
+_LINK = re.compile(r"(?:\[(?P<name>[\w./-]+\.md))?\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?\)")
 _PICTURES = {".png", ".svg", ".jpg", ".jpeg", ".gif"}
 _LANGUAGES = {".py": "python", ".json": "json", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml"}
 
@@ -53,7 +53,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = _inside(source.parent / link["target"], root)
         if target is None:
             return link[0]
-        return f"]({os.path.relpath(page_of(target, root, docs), here)}{link['anchor'] or ''})"
+        # A page that is named by its file, as on a code host, is named by its title here.
+        named = f"[{_title(target)}" if link["name"] else ""
+        return f"{named}]({os.path.relpath(page_of(target, root, docs), here)}{link['anchor'] or ''})"
 
     return _LINK.sub(rewritten, markdown)
 
@@ -81,6 +83,10 @@ def _inside(path: Path, root: Path) -> Path | None:
     """The file that a link names; None where there is none, which is for mkdocs to complain about."""
     path = Path(os.path.normpath(path))
     return path if path.is_relative_to(root) and path.is_file() else None
+
+
+def _title(path: Path) -> str:
+    return path.read_text(encoding="utf-8").partition("# ")[2].partition("\n")[0]
 
 
 def _listing(path: Path, root: Path) -> str:
