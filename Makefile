@@ -52,7 +52,7 @@ test-engines: $(VENV_ENGINES)/.installed
 
 # Every warning is an error (mkdocs.yml). The theme's notice about its own successor is none, and is left out.
 docs: $(VENV)/.installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir $(abspath $(SITE))
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(abspath $(SITE))
 	@echo "The site is in $(SITE)/index.html"
 
 format: $(VENV)/.installed-dev

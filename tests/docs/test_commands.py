@@ -47,7 +47,7 @@ def test_the_scripts_take_their_options() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr
     refused = json.loads(done.stdout)

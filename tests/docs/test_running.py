@@ -100,6 +100,7 @@ NOT_RUN: dict[str, str] = {
     "grace-st serve --model models/mine --port 8000": _SERVER,
     "grace-st train qwen2.5-1.5b data.train=pairs.jsonl output=models/mine": _GPU,
     "grace-st train qwen2.5-1.5b data.train=pairs.jsonl output=models/try steps=20 eval.every=10": _GPU,
+    "grace-st train paper data.train=pairs.jsonl output=models/mine": _GPU,
     "grace-st train qwen2.5-1.5b engine=verl cluster.gpus=4 data.train=pairs.jsonl output=models/mine": _GPU,
     "grace-st train verl-qwen2.5-1.5b data.train=pairs.jsonl output=models/mine": _GPU,
     "grace-st train verl-lora data.train=pairs.jsonl output=models/mine": _GPU,
