@@ -11,13 +11,16 @@ from grace_st.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FRONT = (ROOT / "docs/index.md").read_text(encoding="utf-8")
 
 
-def test_the_demo_of_the_readme_is_what_the_demo_shows(capsys: pytest.CaptureFixture[str]) -> None:
-    excerpt = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)[0]
+def test_the_demo_of_the_readme_and_the_site_is_what_the_demo_shows(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo"]) == 0
     shown = {line.rstrip() for line in capsys.readouterr().out.splitlines()}
-    assert [line for line in excerpt.splitlines() if line not in shown] == []
+    for page in (README, FRONT):
+        excerpt = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)[0]
+        assert len(excerpt.splitlines()) > 10
+        assert [line for line in excerpt.splitlines() if line not in shown] == []
 
 
 def test_the_make_targets_of_the_readme_exist() -> None:
