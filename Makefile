@@ -1,6 +1,6 @@
 # make demo    see the bundled model at work
-# make test    lint, types and the core tests
 # make docs    the documentation site, into site/
+# make test    lint, types and the core tests
 # make test-engines    Ray, FSDP and vLLM for real, on a CPU; an environment of its own, half an hour
 #
 # They make a virtual environment in .venv (.venv-engines) first, and reinstall only when pyproject.toml or constraints.txt change.
@@ -9,24 +9,24 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+SITE ?= site
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
 VENV_ENGINES ?= .venv-engines
-SITE ?= site
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 TORCH_OPTIONS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-engines docs lint types tests format clean
+.PHONY: help demo test test-engines lint types tests format clean
 
 help:
 	@echo "make demo     install into $(VENV) and run grace-st demo"
 	@echo "make test     install what is missing; ruff, mypy and the core tests"
-	@echo "make docs     build the documentation site into $(SITE)"
 	@echo "make test-engines   the verl and vLLM engines on a CPU, in $(VENV_ENGINES); Python 3.11 or 3.12"
 	@echo "make lint     ruff only"
+	@echo "make docs     build the documentation site into $(SITE)"
 	@echo "make format   let ruff rewrite the files"
 	@echo "make clean    remove $(VENV), builds and caches"
 
@@ -51,6 +51,7 @@ test-engines: $(VENV_ENGINES)/.installed
 	    -o faulthandler_timeout=900 tests/engines $(PYTEST_ARGS)
 
 # Every warning is an error (mkdocs.yml). The theme's notice about its own successor is none, and is left out.
+.PHONY: docs
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(abspath $(SITE))
 	@echo "The site is in $(SITE)/index.html"
