@@ -2,7 +2,8 @@
 
 The pages are written to be read on a code host as well, where ``../benchmarks/README.md`` is right. A site has only
 what is below ``docs/``. So every file of the repository that a page links to becomes a page below ``repository/``:
-Markdown as it is, anything else as a listing. What those pages link to follows in the same way.
+Markdown as it is, anything else as a listing, a folder as its README or the list of its files. What those pages link to
+follows in the same way.
 """
 
 from __future__ import annotations
@@ -33,9 +34,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     while waiting:
         path = waiting.pop()
         uri = page_of(path, root, docs)
-        if not path.is_file() or uri in files.src_uris:
+        if not path.exists() or uri in files.src_uris:
             continue
-        if path.suffix == ".md":
+        if path.is_dir():
+            inside = sorted(entry for entry in path.iterdir() if entry.is_file())
+            files.append(File.generated(config, uri, content=_list(path, inside, root)))
+            waiting += inside
+        elif path.suffix == ".md":
             files.append(File.generated(config, uri, abs_src_path=str(path)))
             waiting += _linked(path, root)
         else:
@@ -65,6 +70,8 @@ def page_of(path: Path, root: Path, docs: Path) -> str:
     if path.is_relative_to(docs) and (path.suffix == ".md" or path.suffix in _PICTURES):
         return path.relative_to(docs).as_posix()
     uri = f"{FOLDER}/{path.relative_to(root).as_posix()}"
+    if path.is_dir():
+        return f"{uri}/index.md"
     return uri if path.suffix == ".md" else f"{uri}.md"
 
 
@@ -80,13 +87,20 @@ def _linked(path: Path, root: Path) -> Iterator[Path]:
 
 
 def _inside(path: Path, root: Path) -> Path | None:
-    """The file that a link names; None where there is none, which is for mkdocs to complain about."""
+    """The file or folder that a link names; None where there is none, which is for mkdocs to complain about."""
     path = Path(os.path.normpath(path))
-    return path if path.is_relative_to(root) and path.is_file() else None
+    if (path / "README.md").is_file():
+        path = path / "README.md"
+    return path if path.is_relative_to(root) and path.exists() else None
 
 
 def _title(path: Path) -> str:
     return path.read_text(encoding="utf-8").partition("# ")[2].partition("\n")[0]
+
+
+def _list(path: Path, inside: list[Path], root: Path) -> str:
+    entries = "\n".join(f"- [{entry.name.removesuffix('.md')}]({entry.name})" for entry in inside)
+    return f"# {path.relative_to(root).as_posix()}\n\n{entries}\n"
 
 
 def _listing(path: Path, root: Path) -> str:
