@@ -1,4 +1,5 @@
 # make demo    see the bundled model at work
+# make docs    the documentation site, into site/
 # make test    lint, types and the core tests
 # make test-engines    Ray, FSDP and vLLM for real, on a CPU; an environment of its own, half an hour
 #
@@ -8,6 +9,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+SITE ?= site
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
 VENV_ENGINES ?= .venv-engines
@@ -24,6 +26,7 @@ help:
 	@echo "make test     install what is missing; ruff, mypy and the core tests"
 	@echo "make test-engines   the verl and vLLM engines on a CPU, in $(VENV_ENGINES); Python 3.11 or 3.12"
 	@echo "make lint     ruff only"
+	@echo "make docs     build the documentation site into $(SITE)"
 	@echo "make format   let ruff rewrite the files"
 	@echo "make clean    remove $(VENV), builds and caches"
 
@@ -47,6 +50,12 @@ test-engines: $(VENV_ENGINES)/.installed
 	HF_HUB_OFFLINE=1 $(VENV_ENGINES)/bin/python -m pytest -m engines -n 2 --dist loadgroup \
 	    -o faulthandler_timeout=900 tests/engines $(PYTEST_ARGS)
 
+# Every warning is an error (mkdocs.yml). The theme's notice about its own successor is none, and is left out.
+.PHONY: docs
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(abspath $(SITE))
+	@echo "The site is in $(SITE)/index.html"
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -54,6 +63,7 @@ format: $(VENV)/.installed-dev
 clean:
 	rm -rf $(VENV) $(VENV_ENGINES) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(SITE)
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
@@ -74,6 +84,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.created
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the test tools"
 	@$(PIP_INSTALL) -e ".[dev]"
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo "Installing the documentation tools"
+	@$(PIP_INSTALL) -e ".[docs]"
 	@touch $@
 
 $(VENV_ENGINES)/.installed: pyproject.toml tests/engines/requirements.txt

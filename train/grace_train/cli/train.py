@@ -104,7 +104,7 @@ COMMAND = Command(
         "grace-st train qwen2.5-1.5b data.train=pairs.jsonl output=models/mine",
         "grace-st train nano method=cl output=runs/nano-cl",
         "grace-st train nano mode=unsupervised data.train=corpus.txt output=runs/corpus --resume",
-        "grace-st train paper-qwen2.5-1.5b engine=verl data.train=pairs.jsonl output=models/mine --dry-run",
+        "grace-st train verl-qwen2.5-1.5b data.train=pairs.jsonl output=models/mine --dry-run",
         "grace-st train --show-config nano",
     ),
     configure=_configure,
