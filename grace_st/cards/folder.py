@@ -61,6 +61,11 @@ class ExistingCard:
         """Whether the text outside of its blocks is as `grace-st` wrote it."""
         return self.mark is not None and self.mark.digest == digest_of(self.text)
 
+    @property
+    def title(self) -> str | None:
+        """Its first heading."""
+        return next((line[2:].strip() for line in self.text.splitlines() if line.startswith("# ")), None)
+
     def with_other_weights(self) -> ExistingCard:
         """What remains of it when the weights have changed: what people wrote, and no figures."""
         metadata = {key: value for key, value in self.metadata.items() if key not in ("eval_results", "model_name")}
@@ -111,7 +116,7 @@ def render_folder(
 
     Args:
         folder: A GRACE model folder.
-        name: The title; the folder's name by default.
+        name: The title; that of the card that is there, or the folder's name, by default.
         model_id: The model's name on the hub, which the example then loads.
         made_from: The model that it was made from; by default what the training run or the card says.
         base_model: That model's name on the hub, for the head.
@@ -136,6 +141,7 @@ def render_folder(
             f"{path / CARD_NAME} {what}, so it is not replaced: move your text between <!-- notes: begin --> and "
             "<!-- notes: end -->, or give --force to lose what is outside of such blocks"
         )
+    name = name or (old.title if old is not None and old.is_ours else None) or path.resolve().name
     mark = old.mark if old is not None else None
     status = "trained" if record else "converted" if is_conversion else mark.status if mark else "saved"
     made_from = made_from or (record.model if record else None) or (mark.made_from if mark else None)
@@ -146,7 +152,7 @@ def render_folder(
     elif old is not None and old.metadata.get("eval_results"):
         metadata["eval_results"] = old.metadata["eval_results"]
     if metadata.get("eval_results"):
-        metadata["model_name"] = name or path.resolve().name
+        metadata["model_name"] = name
     blocks = dict(old.blocks) if old is not None else {}
     if record is not None:
         blocks["training"] = as_markdown(record)
@@ -159,7 +165,7 @@ def render_folder(
     licence = backbone.licence if backbone is not None and _is_licence(metadata, backbone.licence) else None
     return render(
         metadata,
-        name=name or path.resolve().name,
+        name=name,
         settings=settings,
         status=status,
         model_id=model_id,
