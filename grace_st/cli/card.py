@@ -15,9 +15,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", help="write there instead; - is standard output")
     model = parser.add_argument_group("model folder")
     model.add_argument("--results", metavar="RESULTS", help="results of `grace-st eval mteb`: figures, model-index")
-    model.add_argument(
-        "--title", metavar="NAME", help="what the card calls the model (default: as it does, or the folder's name)"
-    )
+    model.add_argument("--title", metavar="NAME", help="what the card calls the model (default: as it does)")
     model.add_argument(
         "--license", metavar="NAME", help="as the hub knows it: apache-2.0, ... (default: the backbone's)"
     )

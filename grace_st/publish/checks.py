@@ -152,6 +152,8 @@ def _page(folder: Path, repo_id: str) -> tuple[str | None, str | None]:
 
 
 def _metadata_of(page: str) -> dict[str, Any]:
+    if not page.startswith("---\n"):
+        return {}
     try:
         return vars(ModelCard(page).data)
     except (ValueError, TypeError, yaml.YAMLError):  # told by the check of the card

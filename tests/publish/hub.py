@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._of_repo(repo, f"{owner}/{name}", method, rest, query, body)
 
     def _of_repo(self, repo: Repo, name: str, method: str, rest: list[str], query: str, body: bytes) -> tuple[int, Any]:
-        what, branch = (rest + ["", "main"])[0], "/".join(rest[1:]) or "main"
+        what, branch = (rest or [""])[0], "/".join(rest[1:]) or "main"
         if what in ("", "revision"):
             files = repo.branches.get(branch)
             if files is None:

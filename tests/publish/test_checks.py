@@ -83,13 +83,13 @@ def _truncated(folder: Path) -> None:
         (_file("corpus.jsonl", b"x" * 2_000_000), "corpus.jsonl is no part of a model folder (2.0 MB): move it away"),
         (_file("checkpoint-100/model.safetensors"), "checkpoint-100 is a folder that no module has"),
         (_file("NOTICE", b"token hf_" + b"a" * 34), "NOTICE holds what looks like a token"),
-        (_file("LICENSE", b"-----BEGIN RSA PRIVATE KEY-----"), "LICENSE holds what looks like a token or a private key"),
+        (_file("LICENSE", b"-----BEGIN RSA PRIVATE KEY-----"), "LICENSE holds what looks like a token"),
         (_link, "vocab.json is a link"),
         (_huge, "merges.txt has 1000.0 MB, and 100.0 MB are the most"),
         (_truncated, "model.safetensors is damaged"),
         (_file("model.safetensors", b"\x80\x04 a pickle by another name"), "model.safetensors is damaged"),
-        (_text("modeling_grace.py", "from grace_st", "import os\nfrom grace_st"), "is not the loader that this grace-st"),
-        (lambda folder: (folder / "modeling_grace.py").unlink(), "modeling_grace.py, which modules.json names, is miss"),
+        (_text("modeling_grace.py", "from grace_st", "import os\nfrom grace_st"), "is not the loader that this"),
+        (lambda folder: (folder / "modeling_grace.py").unlink(), "modeling_grace.py, which modules.json names"),
         (lambda folder: (folder / "model.safetensors").unlink(), "there are no safetensors weights"),
         (lambda folder: (folder / "README.md").unlink(), "there is no README.md: `grace-st card"),
         (_text("README.md", "license: apache-2.0\n", ""), "the card names no licence: `grace-st card"),
@@ -132,7 +132,9 @@ def test_shards_must_be_complete(folder: Path) -> None:
         save_file({name: weights[name] for name in part}, folder / file, metadata={"format": "pt"})
     index = {"metadata": {}, "weight_map": {name: file for file, part in parts.items() for name in part}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "model.safetensors is there beside the shards" in problems(folder) or "nothing here loads" in problems(folder)
+    assert "model.safetensors is there beside the shards" in problems(folder) or "nothing here loads" in problems(
+        folder
+    )
     (folder / "model.safetensors").unlink()
     assert problems(folder) == ""
     save_file({names[5]: weights[names[5]]}, folder / "model-00002-of-00002.safetensors")

@@ -178,7 +178,7 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
         raise httpx.ConnectError("connection refused")
 
     monkeypatch.setattr(HfApi, "whoami", nobody)
-    with pytest.raises(HubError, match="cannot be reached .*connection refused.*run the command again"):
+    with pytest.raises(HubError, match=r"cannot be reached .*connection refused.*run the command again"):
         user_name(HfApi())
 
 
