@@ -156,12 +156,12 @@ def render_folder(
     blocks = dict(old.blocks) if old is not None else {}
     if record is not None:
         blocks["training"] = as_markdown(record)
-    elif status == "converted":
-        blocks.pop("training", None)
+    elif blocks.get("training", "").startswith("**Nothing was trained**"):
+        blocks.pop("training")  # the template's own words
     if measured is not None:
         blocks["measured"] = measured.text
-    elif not metadata.get("eval_results") and "Nothing yet." in blocks.get("measured", ""):
-        blocks.pop("measured")  # the words of a card that has nothing: the template's own
+    elif blocks.get("measured", "").startswith("Nothing yet."):
+        blocks.pop("measured")  # likewise
     licence = backbone.licence if backbone is not None and _is_licence(metadata, backbone.licence) else None
     return render(
         metadata,

@@ -124,6 +124,9 @@ def _explained(doing: str, repo: str | None) -> Iterator[None]:
             f"{doing}: the hub cannot be reached ({type(error).__name__}: {' '.join(str(error).split())[:200]}): check "
             "the network and HF_ENDPOINT, then run the command again"
         ) from error
+    except RuntimeError as error:  # how hf_xet reports that large files did not get through
+        said = " ".join(str(error).split())[:200]
+        raise HubError(f"{doing} failed ({said}): no commit was made, run the command again") from error
 
 
 def _remedy(status: int, repo: str | None) -> str:

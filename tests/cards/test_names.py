@@ -57,7 +57,7 @@ def test_a_card_goes_through_huggingface_hub_and_back(model: PlannedModel, tmp_p
     card.save(tmp_path / "README.md")
     again = ModelCard.load(tmp_path / "README.md")
     assert (again.data.to_dict(), again.text) == (card.data.to_dict(), card.text)
-    assert str(again) == text.rstrip("\n") or str(again) == text
+    assert str(again) == text
     data = again.data
     assert data.base_model == model.backbone.hub_name and data.license == model.backbone.licence.identifier
     assert data.license_name == model.backbone.licence.name

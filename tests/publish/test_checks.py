@@ -132,15 +132,27 @@ def test_shards_must_be_complete(folder: Path) -> None:
         save_file({name: weights[name] for name in part}, folder / file, metadata={"format": "pt"})
     index = {"metadata": {}, "weight_map": {name: file for file, part in parts.items() for name in part}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "model.safetensors is there beside the shards" in problems(folder) or "nothing here loads" in problems(
-        folder
-    )
+    assert "model.safetensors is there beside the shards" in problems(folder)
     (folder / "model.safetensors").unlink()
     assert problems(folder) == ""
     save_file({names[5]: weights[names[5]]}, folder / "model-00002-of-00002.safetensors")
     assert f"lacks {names[6]}" in problems(folder)
     (folder / "model-00002-of-00002.safetensors").unlink()
     assert "model-00002-of-00002.safetensors, which model.safetensors.index.json names, is missing" in problems(folder)
+
+
+def test_modules_behind_the_pooling_are_published(folder: Path) -> None:
+    modules = json.loads((folder / "modules.json").read_text())
+    dense = {"idx": 1, "name": "1", "path": "1_Dense", "type": "sentence_transformers.models.Dense"}
+    (folder / "modules.json").write_text(json.dumps([*modules, dense]))
+    (folder / "1_Dense").mkdir()
+    (folder / "1_Dense/config.json").write_text('{"out_features": 16}')
+    save_file({"linear.weight": np.zeros((16, 32), np.float32)}, folder / "1_Dense/model.safetensors")
+    ready = check_folder(folder, NAME)
+    assert ready.problems == [] and {"1_Dense/config.json", "1_Dense/model.safetensors"} <= set(ready.files)
+    assert "| dimension | 16 |" in (ready.card or "") and "| modules | GenerateThenPool, Dense |" in (ready.card or "")
+    (folder / "1_Dense/pytorch_model.bin").write_bytes(b"x")
+    assert "1_Dense/pytorch_model.bin may run code" in problems(folder)
 
 
 def test_pictures_of_the_card_are_published_and_others_are_not(folder: Path) -> None:

@@ -117,7 +117,9 @@ def train(
 
 
 def _say_what_it_is(readme: Path, preset: Preset) -> None:
-    readme.write_text(with_block(readme.read_text(encoding="utf-8"), "notes", preset.notice), encoding="utf-8")
+    training = "From scratch, by `python -m grace_train.nano`, without reinforcement learning."
+    text = with_block(readme.read_text(encoding="utf-8"), "notes", preset.notice)
+    readme.write_text(with_block(text, "training", training), encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:
