@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard
 
 from grace_st.cards.blocks import blocks_of
-from grace_st.cards.names import BACKBONES, MODELS, Licence, PlannedModel
+from grace_st.cards.names import BACKBONES, MODELS, Licence, PlannedModel, reserved
 from grace_st.cards.render import TAGS, Mark, digest_of, licence_metadata, mark_of, render
 from grace_st.cards.settings import folder_settings
 from grace_st.cards.training import TrainingRecord, as_markdown, training_record
@@ -81,7 +81,7 @@ def read_card(path: Path) -> ExistingCard | None:
     if not path.is_file():
         return None
     try:
-        page = path.read_bytes().decode("utf-8").replace("\r\n", "\n")
+        page = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")  # as editors of Windows leave it
         card = ModelCard(page) if page.startswith("---\n") else None
         text = page if card is None else card.text
         return ExistingCard(
@@ -144,6 +144,8 @@ def render_folder(
     name = name or (old.title if old is not None and old.is_ours else None) or path.resolve().name
     mark = old.mark if old is not None else None
     status = "trained" if record else "converted" if is_conversion else mark.status if mark else "saved"
+    if status == "converted" and reserved(name) is not None:
+        name = f"{name} (not trained)"  # the name alone belongs to what training makes
     made_from = made_from or (record.model if record else None) or (mark.made_from if mark else None)
     metadata = _metadata(old, made_from=made_from, base_model=base_model, license=license)
     backbone = BACKBONES.get(_first(metadata.get("base_model")))
@@ -206,13 +208,14 @@ def _metadata(
     before = dict(old.metadata) if old is not None else {}
     known = made_from if made_from in BACKBONES else None
     base = base_model or before.get("base_model") or known
+    backbone = BACKBONES.get(_first(base))
     values: dict[str, Any] = {}
-    if license is not None:
-        values["license"] = license
-    elif before.get("license"):
+    if license is None and before.get("license"):
         values |= {key: before[key] for key in _LICENCE_KEYS if key in before}
-    elif _first(base) in BACKBONES:
-        values |= licence_metadata(BACKBONES[_first(base)].licence)
+    elif backbone is not None and license in (None, backbone.licence.identifier):
+        values |= licence_metadata(backbone.licence)
+    elif license is not None:
+        values["license"] = license
     if base:
         values["base_model"] = base
     values |= {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"}

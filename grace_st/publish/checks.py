@@ -145,7 +145,7 @@ def _page(folder: Path, repo_id: str) -> tuple[str | None, str | None]:
             return None, f"there is no {CARD_NAME}: {remedy}"
         if old.is_ours:
             return render_folder(folder, name=repo_id.partition("/")[2], model_id=repo_id), None
-        page = (folder / CARD_NAME).read_text(encoding="utf-8")
+        page = (folder / CARD_NAME).read_text(encoding="utf-8-sig")
         return _LOADED_NAME.sub(f'SentenceTransformer("{repo_id}"', page), None
     except (CardError, OSError, ValueError) as error:
         return None, str(error)
@@ -169,7 +169,7 @@ def _card_problems(folder: Path, page: str, metadata: dict[str, Any]) -> Iterato
         yield f"the card names no licence: `grace-st card {folder} --license NAME`, such as apache-2.0"
     if metadata.get("library_name") != "sentence-transformers":
         yield f"the card does not name the library (library_name: sentence-transformers): {write} writes it"
-    if not {"grace", "custom_code"} <= set(metadata.get("tags") or []):
+    if not all(tag in (metadata.get("tags") or ()) for tag in ("grace", "custom_code")):
         yield f"the card lacks the tags grace and custom_code: {write} writes them"
     if "trust_remote_code=True" not in page:
         yield f"the card does not say that loading needs trust_remote_code=True: {anew} writes it"

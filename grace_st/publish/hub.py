@@ -78,8 +78,10 @@ def upload(
             api.create_repo(repo, private=private or None, exist_ok=True)
         info = api.model_info(repo)
         if private and not info.private:
-            raise PublishError(f"{repo} is there already and public, so nothing was uploaded: leave out --private, or "
-                               "make it private in its settings first")  # fmt: skip
+            raise PublishError(
+                f"{repo} is there already and public, so nothing was uploaded: leave out --private, or make it private "
+                "in its settings first"
+            )
         if branch is not None and not create_pr:
             api.create_branch(repo, branch=branch, exist_ok=True)
         names = set(api.list_repo_files(repo, revision=branch))

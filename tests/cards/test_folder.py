@@ -115,7 +115,7 @@ def test_a_damaged_card_is_named(folder: Path, old: str, new: str, said: str) ->
 
 def test_line_ends_of_windows_are_no_change(folder: Path) -> None:
     before = card(folder)
-    (folder / "README.md").write_bytes(before.replace("\n", "\r\n").encode())
+    (folder / "README.md").write_bytes(b"\xef\xbb\xbf" + before.replace("\n", "\r\n").encode())
     write_folder_card(folder)
     assert card(folder) == before
 
@@ -177,6 +177,27 @@ def test_the_head_and_the_place_may_be_given(folder: Path, tmp_path: Path, capsy
     # The title stays until another is given.
     assert main(["card", str(folder), "--title", "best"]) == main(["card", str(folder)]) == 0
     assert "# best\n" in card(folder)
+
+
+def test_a_conversion_is_not_called_by_a_reserved_name(grace_folder: GraceFolder, tmp_path: Path) -> None:
+    grace_st.convert(grace_folder("qwen2"), tmp_path / "grace-3b", max_seq_length=128, max_new_tokens=24)
+    assert "# grace-3b (not trained)\n" in card(tmp_path / "grace-3b")
+    write_record(tmp_path / "grace-3b")
+    write_folder_card(tmp_path / "grace-3b", name="grace-3b")
+    assert "# grace-3b\n" in card(tmp_path / "grace-3b")
+
+
+def test_a_model_that_writes_nothing_says_so(folder: Path) -> None:
+    config = json.loads((folder / "grace_config.json").read_text())
+    (folder / "grace_config.json").write_text(json.dumps({**config, "max_new_tokens": 0}))
+    write_folder_card(folder)
+    assert "This model embeds the prompt alone" in card(folder)
+
+
+def test_the_licence_of_a_backbone_is_whole(folder: Path) -> None:
+    made = ModelCard(render_folder(folder, base_model="Qwen/Qwen2.5-3B-Instruct", license="other"))
+    assert (made.data.license, made.data.license_name) == ("other", "qwen-research")
+    assert "Qwen2.5-3B-Instruct/blob/main/LICENSE" in made.data.license_link
 
 
 def test_a_folder_that_is_no_grace_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
