@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardData
 
+from grace_st.cards.citation import CITATION
+from grace_st.cards.render import TAGS, TEMPLATE, Marker
+from grace_st.cards.settings import Settings, shown_prompts
 from grace_st.encoding import grace_module
 
 
@@ -27,21 +28,8 @@ class GraceModelCardData(SentenceTransformerModelCardData):
 
     made_from: str | None = None
     generate_widget_examples: bool = False
-    tags: list[str] = field(
-        default_factory=lambda: [
-            "sentence-transformers",
-            "sentence-similarity",
-            "feature-extraction",
-            "dense",
-            "grace",
-            "custom_code",
-        ]
-    )
-    template_path: Path = field(
-        default=Path(str(importlib.resources.files("grace_st"))) / "templates" / "model_card.md.jinja",
-        init=False,
-        repr=False,
-    )
+    tags: list[str] = field(default_factory=lambda: list(TAGS))
+    template_path: Path = field(default=TEMPLATE, init=False, repr=False)
 
     def get_model_specific_metadata(self) -> dict[str, Any]:
         """What the template says about the model, beside what sentence-transformers finds out.
@@ -52,17 +40,25 @@ class GraceModelCardData(SentenceTransformerModelCardData):
         metadata: dict[str, Any] = super().get_model_specific_metadata()
         if self.model is None:
             return metadata
-        config = grace_module(self.model).config
-        # One line each, in which a table's bar is no bar.
-        prompts = {
-            name: "`" + json.dumps(text, ensure_ascii=False).replace("|", "\\|") + "`"
-            for name, text in self.model.prompts.items()
-            if text
-        }
+        module = grace_module(self.model)
+        config = module.config
+        settings = Settings(
+            architecture=type(module.model).__name__,
+            modules=", ".join(type(part).__name__ for part in self.model),
+            dimension=metadata["output_dimensionality"],
+            similarity=metadata["similarity_fn_name"],
+            max_seq_length=metadata["model_max_length"],
+            max_new_tokens=module.max_new_tokens,
+            pooling=config.pooling,
+            pooling_span=config.pooling_span,
+            system_prompt=config.system_prompt,
+            prompts=shown_prompts(self.model.prompts),
+        )
         return {
             **metadata,
-            "max_new_tokens": config.max_new_tokens,
-            "pooling": config.pooling,
-            "pooling_span": config.pooling_span,
-            "prompts": prompts,
+            "settings": settings,
+            "status": "saved",
+            "blocks": {},
+            "citation": CITATION,
+            "mark": Marker("saved", self.made_from),
         }

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
-from grace_st.card import GraceModelCardData
+from grace_st.cards import write_folder_card
 from grace_st.config import DEFAULT_SYSTEM_PROMPT, GraceConfig, Pooling, PoolingSpan
 from grace_st.engines.base import NonFiniteVectorError, PromptTokens, Sampling
 from grace_st.engines.forward import CausalForward, context_length
@@ -204,7 +204,13 @@ def prepare(
 
 
 def write_folder(
-    module: GenerateThenPool, folder: Path, *, name: str, source: str, base_model: str | None = None
+    module: GenerateThenPool,
+    folder: Path,
+    *,
+    name: str,
+    source: str,
+    base_model: str | None = None,
+    is_trained: bool = False,
 ) -> None:
     """Write a module as a model folder: weights, tokenizer, configurations, loader stub and README.
 
@@ -214,18 +220,16 @@ def write_folder(
         name: What the README calls the model.
         source: Which model it was made from, for the README.
         base_model: Hub name of that model, for the README's metadata; None where it has none.
+        is_trained: Whether its weights are others than the source's.
     """
-    card = GraceModelCardData(local_files_only=True, model_name=name, made_from=source)
-    card.base_model = base_model
-    model = GraceModel(
-        modules=[module], device=str(module.model.device), similarity_fn_name="cosine", model_card_data=card
-    )
-    model.save(str(folder))
+    model = GraceModel(modules=[module], device=str(module.model.device), similarity_fn_name="cosine")
+    model.save(str(folder), create_model_card=False)
     modules_path = folder / "modules.json"
     modules = json.loads(modules_path.read_text(encoding="utf-8"))
     # The stub beside the weights, not this package's path: where the package is missing, it says so clearly.
     modules[0]["type"] = SHIM_TYPE
     modules_path.write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
+    write_folder_card(folder, name=name, made_from=source, base_model=base_model, is_conversion=not is_trained)
 
 
 def _model_config(name: str, hub: Mapping[str, Any]) -> PreTrainedConfig:

@@ -17,6 +17,8 @@ BUILT_IN: Mapping[str, str] = {
     "explain": "grace_st.cli.explain:COMMAND",
     "serve": "grace_st.cli.serve:COMMAND",
     "convert": "grace_st.cli.convert:COMMAND",
+    "card": "grace_st.cli.card:COMMAND",
+    "publish": "grace_st.cli.publish:COMMAND",
     "store": "grace_st.cli.store:COMMAND",
     "plan": "grace_st.cli.plan:COMMAND",
 }

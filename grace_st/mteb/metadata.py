@@ -16,18 +16,11 @@ from mteb.models import ModelMeta
 from mteb.models.model_meta import ScoringFunction
 from pydantic import TypeAdapter, ValidationError
 
+from grace_st.cards.citation import CITATION
 from grace_st.config import CONFIG_NAME, GraceConfig
 from grace_st.fingerprint import folder_revision
 
 DEFAULT_ORGANIZATION = "local"
-CITATION = """@misc{grace2025,
-  title = {{GRACE}: Generative Representation Learning via Contrastive Policy Optimization},
-  author = {Sun, Jiashuo and Liu, Shixuan and Su, Zhaochen and Zhong, Xianrui and Jiang, Pengcheng and Jin, Bowen and
-            Li, Peiran and Shi, Weijia and Han, Jiawei},
-  eprint = {2510.04506},
-  archivePrefix = {arXiv},
-  year = {2025}
-}"""
 
 
 @dataclass(frozen=True, kw_only=True)

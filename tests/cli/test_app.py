@@ -16,7 +16,7 @@ import pytest
 
 from grace_st.cli import Command, app, command, main
 
-BUILT_IN = ("demo", "encode", "explain", "serve", "convert", "store", "plan")
+BUILT_IN = ("demo", "encode", "explain", "serve", "convert", "card", "publish", "store", "plan")
 
 
 def _command(run: Callable[[argparse.Namespace], int]) -> Command:

@@ -248,7 +248,8 @@ def test_misuse_is_one_line_before_any_work(
 
 
 def test_a_damaged_card_is_refused(tmp_path: Path) -> None:
-    from grace_eval.markdown import with_block, write_block
+    from grace_eval.markdown import write_block
+    from grace_st.cards.blocks import with_block
 
     page = tmp_path / "README.md"
     page.write_text("# Model\n\n<!-- faithfulness: begin -->\n", encoding="utf-8")

@@ -93,7 +93,12 @@ def apply_change(values: dict[str, Any], change: str) -> None:
 
 def dump(config: TrainConfig) -> str:
     """The configuration as YAML."""
-    text: str = _yaml().safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True, width=120)
+    return dump_values(config.to_dict())
+
+
+def dump_values(values: Mapping[str, Any]) -> str:
+    """Nested values as YAML, in their order."""
+    text: str = _yaml().safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=120)
     return text
 
 

@@ -299,9 +299,9 @@ def steps_for(chosen: Chosen, *, hub_revision: str | None, meta: ModelMeta) -> s
     steps = []
     if hub_revision is None:
         steps.append(
-            f"Publish the model folder as `{chosen.name}` on the hub (`hf upload {chosen.name} {chosen.model}`), and "
-            "run this again with `--hub-revision COMMIT`: the leaderboard knows a model by its commit there, and the "
-            f"revision in this folder, `{chosen.revision}`, is a hash of the model's files."
+            f"Publish the model folder as `{chosen.name}` on the hub (`grace-st publish {chosen.model} "
+            f"{chosen.name}`), and run this again with `--hub-revision COMMIT`: the leaderboard knows a model by its "
+            f"commit there, and the revision in this folder, `{chosen.revision}`, is a hash of the model's files."
         )
     if unknown:
         steps.append(

@@ -179,7 +179,7 @@ class Policy:
                 "--resume save_dtype=float32, which has more range; if that is no help, train with a lower "
                 "optimizer.learning_rate"
             ) from error
-        write_folder(module, folder, name=name, source=self.name)
+        write_folder(module, folder, name=name, source=self.name, is_trained=True)
 
     def _plain_config(self) -> Any:
         config = type(self.model.config).from_dict(self.model.config.to_dict())

@@ -14,6 +14,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from grace_st.bulk.lock import LOCK_NAME, FolderLock
+from grace_st.cards import write_folder_card
+from grace_st.cards.folder import CARD_NAME, CardError, ExistingCard, read_card
 from grace_st.config import CONFIG_NAME
 from grace_train.config import TrainConfig
 from grace_train.config_files import dump
@@ -24,6 +26,7 @@ from grace_train.report.log import METRICS_NAME
 TRAINING = "training"
 SUMMARY = "summary.json"
 _ENVIRONMENT = "environment.json"
+_EARLIER_CARD = "README-before.md"
 _LAST = "modules.json"
 _PARTIAL = ".model.partial."
 _PACKAGES = ("grace-st", "torch", "transformers", "sentence-transformers", "peft", "numpy")
@@ -146,6 +149,22 @@ class RunFolder:
                 entry.replace(self.path / entry.name)
         finally:
             shutil.rmtree(partial)
+
+    def earlier_card(self) -> ExistingCard | None:
+        """The card of a model that is there before another is written; one that was changed by hand is put aside."""
+        path = self.path / CARD_NAME
+        try:
+            card = read_card(path)
+        except CardError:  # not one that we could keep anything of
+            card = None
+        if path.is_file() and (card is None or not card.is_ours):
+            shutil.copyfile(path, self.training / _EARLIER_CARD)
+        return card
+
+    def write_card(self, earlier: ExistingCard | None, base_model: str | None) -> None:
+        """Write the card of the model, with what people had written into an earlier one."""
+        kept = earlier.with_other_weights() if earlier is not None else None
+        write_folder_card(self.path, previous=kept, base_model=base_model, force=True)
 
     def release(self) -> None:
         """Let other processes in."""

@@ -30,6 +30,7 @@ from grace_train.local.checkpoints import RunState
 from grace_train.local.evaluation import METRIC, Evaluation, evaluate
 from grace_train.local.interruption import Interrupted, Interruption
 from grace_train.local.policy import Policy, load_policy
+from grace_train.local.recipe import recipe_of, shareable
 from grace_train.local.resume import check_same_run
 from grace_train.local.rollouts import RolloutMaker
 from grace_train.local.run_folder import SUMMARY, RunFolder
@@ -473,6 +474,7 @@ class Trainer:
             end["test"] = figures_of(self._evaluate(self.test, "test"))
         end |= self._more_figures()
         dtype = getattr(torch, self.config.save_dtype) if self.config.save_dtype else self.policy.start_dtype
+        earlier_card = self.folder.earlier_card()
         self.folder.publish(lambda path: self.policy.save(path, name=self.folder.path.name, dtype=dtype))
         self._draw_curves()
         summary = {
@@ -486,8 +488,12 @@ class Trainer:
             "kept_step": chosen,
             "before": self.progress["start"],
             "after": end,
+            "model": shareable(self.config.model),
+            "recipe": recipe_of(self.config),
         }
         self.folder.write_json(SUMMARY, summary)
+        is_on_the_hub = "/" in self.config.model and summary["model"] == self.config.model
+        self.folder.write_card(earlier_card, self.config.model if is_on_the_hub else None)
         return Outcome(summary)
 
     def _draw_curves(self) -> None:

@@ -14,6 +14,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 import grace_st
+from grace_st.cards.blocks import with_block
 from grace_train.nano import evaluate as entities
 from grace_train.nano.corpus import Corpus
 from grace_train.nano.knowledge import load_knowledge
@@ -116,9 +117,9 @@ def train(
 
 
 def _say_what_it_is(readme: Path, preset: Preset) -> None:
-    title = f"# {preset.model_name}\n"
-    text = readme.read_text(encoding="utf-8")
-    readme.write_text(text.replace(title, f"{title}\n{preset.notice}\n", 1), encoding="utf-8")
+    training = "From scratch, by `python -m grace_train.nano`, without reinforcement learning."
+    text = with_block(readme.read_text(encoding="utf-8"), "notes", preset.notice)
+    readme.write_text(with_block(text, "training", training), encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:
