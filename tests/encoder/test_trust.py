@@ -1,4 +1,4 @@
-"""Which code of a model folder runs: none with `grace_st.load`, the loader stub with the stock class that is told so."""
+"""Which code of a model folder runs: none with `grace_st.load`, the loader stub where the stock class is told to."""
 
 from __future__ import annotations
 
