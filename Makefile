@@ -1,9 +1,12 @@
 # make demo    see the bundled model at work
 # make docs    the documentation site, into site/
 # make test    lint, types and the core tests
+# make test-wheel      the wheel, installed with its dependencies into a fresh environment; a minute or two
+# make test-lowest     the core tests with the lowest versions that pyproject.toml allows; Python 3.11
 # make test-engines    Ray, FSDP and vLLM for real, on a CPU; an environment of its own, half an hour
 #
-# They make a virtual environment in .venv (.venv-engines) first, and reinstall only when pyproject.toml or constraints.txt change.
+# They make a virtual environment in .venv (.venv-engines, .venv-lowest) first, and reinstall only when pyproject.toml or the
+# versions change.
 # Variables: PYTHON (the interpreter for .venv), VENV (where it goes), TORCH_INDEX (an extra package index to take
 # torch from; a Linux machine without a GPU saves several GB with https://download.pytorch.org/whl/cpu).
 
@@ -13,17 +16,22 @@ SITE ?= site
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
 VENV_ENGINES ?= .venv-engines
+VENV_LOWEST ?= .venv-lowest
+# What make test-lowest runs; empty for all core tests.
+LOWEST_TESTS ?=
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 TORCH_OPTIONS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-engines lint types tests format clean
+.PHONY: help demo test test-wheel test-lowest test-engines lint types tests format clean
 
 help:
 	@echo "make demo     install into $(VENV) and run grace-st demo"
 	@echo "make test     install what is missing; ruff, mypy and the core tests"
+	@echo "make test-wheel     install the wheel into a fresh environment, and use it there"
+	@echo "make test-lowest    the core tests with the lowest supported versions, in $(VENV_LOWEST); Python 3.11"
 	@echo "make test-engines   the verl and vLLM engines on a CPU, in $(VENV_ENGINES); Python 3.11 or 3.12"
 	@echo "make lint     ruff only"
 	@echo "make docs     build the documentation site into $(SITE)"
@@ -45,6 +53,13 @@ types: $(VENV)/.installed-dev
 tests: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "not slow and not engines" -n auto --maxprocesses 4 $(PYTEST_ARGS)
 
+test-wheel: $(VENV)/.installed-dev
+	TORCH_INDEX=$(TORCH_INDEX) $(BIN)/pytest -m slow tests/test_packaging.py $(PYTEST_ARGS)
+
+test-lowest: $(VENV_LOWEST)/.installed
+	HF_HUB_OFFLINE=1 $(VENV_LOWEST)/bin/python -m pytest -m "not slow and not engines" -n auto --maxprocesses 4 \
+	    $(LOWEST_TESTS) $(PYTEST_ARGS)
+
 # Two at a time: each run starts a dozen processes one after the other, of up to 7 GB together.
 test-engines: $(VENV_ENGINES)/.installed
 	HF_HUB_OFFLINE=1 $(VENV_ENGINES)/bin/python -m pytest -m engines -n 2 --dist loadgroup \
@@ -61,7 +76,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV_ENGINES) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV_ENGINES) $(VENV_LOWEST) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf $(SITE)
 
@@ -103,4 +118,15 @@ $(VENV_ENGINES)/.installed: pyproject.toml tests/engines/requirements.txt
 # Builds of another torch come along, which nothing needs and which keep transformers from being imported.
 	@$(VENV_ENGINES)/bin/python -m pip uninstall --disable-pip-version-check --quiet --yes torchvision torchaudio torchcodec
 	@$(VENV_ENGINES)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
+	@touch $@
+
+$(VENV_LOWEST)/.installed: pyproject.toml constraints-lowest.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
+	    sys.exit(0 if v == (3, 11) else "the lowest versions are those of Python 3.11 and this is %d.%d: " % v + \
+	    "name another one, as in `make test-lowest PYTHON=python3.11`.")'
+	@echo "Making a virtual environment for the lowest versions in $(VENV_LOWEST)"
+	@$(PYTHON) -m venv $(VENV_LOWEST)
+	@echo "Installing torch and the lowest versions of everything else"
+	@$(VENV_LOWEST)/bin/python -m pip install --disable-pip-version-check --quiet $(TORCH_OPTIONS) -c constraints-lowest.txt torch
+	@$(VENV_LOWEST)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints-lowest.txt -e ".[dev]"
 	@touch $@

@@ -19,10 +19,11 @@ from grace_st.engines.base import NonFiniteVectorError, PromptTokens, Sampling
 from grace_st.engines.forward import CausalForward, context_length
 from grace_st.engines.requests import check_context
 from grace_st.model import GraceModel
-from grace_st.module import SHIM_TYPE, GenerateThenPool, load_causal_lm
+from grace_st.module import SHIM_TYPE, GenerateThenPool
 from grace_st.paths import destination as destination_folder
 from grace_st.paths import local_or_hub, written_whole
 from grace_st.template import SystemRole, render_template
+from grace_st.weights import check_adapter, load_causal_lm
 
 
 @dataclass(frozen=True)
@@ -377,6 +378,7 @@ def _load_adapter_merged(name: str, model_kwargs: Mapping[str, Any], hub: Mappin
         raise ValueError(f"{name} does not say which model it adapts: set base_model_name_or_path in its config")
     # The base has a revision of its own, and may be on the hub where the adapter is a folder.
     elsewhere = {**hub, "revision": None, "local_files_only": Path(base_name).is_dir()}
+    check_adapter(name, hub)
     base = load_causal_lm(base_name, model_kwargs, elsewhere)
     return PeftModel.from_pretrained(base, name, **options).merge_and_unload()
 

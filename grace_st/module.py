@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grace_st import __version__
 from grace_st.config import CONFIG_NAME, GraceConfig
@@ -37,6 +37,7 @@ from grace_st.prompt import RepresentationPrompt
 from grace_st.store import RationaleStore
 from grace_st.store.generation import ACCELERATOR_BATCH, CPU_BATCH, generate_with_store, store_of
 from grace_st.truncation import TruncationLog
+from grace_st.weights import load_causal_lm
 
 logger = logging.getLogger(__name__)
 
@@ -571,37 +572,6 @@ class GenerateThenPool(InputModule):
             if narrow is not None:
                 _cast_parameters(self.model, torch.float32)
             self.model.generation_config = generation_config
-
-
-def load_causal_lm(source: str, model_kwargs: Mapping[str, Any], hub: Mapping[str, Any]) -> PreTrainedModel:
-    """Load the weights of a causal LM, from safetensors only.
-
-    Args:
-        source: Folder or hub name; a folder that is a PEFT adapter loads its base model as well.
-        model_kwargs: For ``from_pretrained``.
-        hub: Where and how to look: token, revision, cache_dir, ...
-
-    Returns:
-        The model in evaluation mode, in the checkpoint's dtype unless ``model_kwargs`` names one.
-
-    Raises:
-        OSError: There are no safetensors weights.
-    """
-    options = dict(model_kwargs)
-    if "torch_dtype" in options:
-        options["dtype"] = options.pop("torch_dtype")
-    options.setdefault("dtype", "auto")
-    options.setdefault("use_safetensors", True)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source, **hub, **options)
-    except OSError as error:
-        if "safetensors" in str(error):
-            raise OSError(
-                f"{source} has no safetensors weights, and others are not read: load it where it is trusted and "
-                "save it again with model.save_pretrained(folder)"
-            ) from error
-        raise
-    return model.eval()
 
 
 def _holds(model: PreTrainedModel, dtype: torch.dtype) -> bool:

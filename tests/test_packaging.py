@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import venv
 import zipfile
 from pathlib import Path
 
@@ -14,9 +16,9 @@ ROOT = Path(__file__).parent.parent
 MEGABYTE = 1024 * 1024
 
 
-def _run(*words: str | Path, **options: object) -> str:
+def _run(*words: str | Path, program: Path = Path(sys.executable), timeout: float = 300, **options: object) -> str:
     done = subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, encoding="utf-8", timeout=300, **options
+        [program, *words], capture_output=True, text=True, encoding="utf-8", timeout=timeout, **options
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -106,3 +108,36 @@ json.dump({
 def test_the_wheel_declares_the_command(installed: Path) -> None:
     (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
     assert "grace-st = grace_st.cli:main" in entry_points.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
+    """What a user does who has the wheel and an index: the newest versions that the wheel allows, but for torch.
+
+    ``TORCH_INDEX`` names an extra index for torch, as it does for make.
+    """
+    home = tmp_path / "environment"
+    venv.create(home, with_pip=True)
+    extra = ["--extra-index-url", os.environ["TORCH_INDEX"]] if os.environ.get("TORCH_INDEX") else []
+    # Nothing of the environment that runs the tests, and nothing of the repository.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    options = {"cwd": tmp_path, "env": {**clean, "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}}
+    python = home / "bin" / "python"
+    install = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    _run(*install, *extra, "-c", ROOT / "constraints.txt", "torch", program=python, timeout=900, **options)
+    _run(*install, wheel, program=python, timeout=900, **options)
+    _run("-m", "pip", "check", program=python, **options)
+
+    shown = _run("demo", program=home / "bin" / "grace-st", **options)
+    assert "6 of 6" in " ".join(shown.split())
+    code = """
+import sys
+import grace_st
+from sentence_transformers import SentenceTransformer
+texts = ["a country governed from Paris", "France: visitors come for the Eiffel Tower."]
+model = SentenceTransformer(str(grace_st.nano_path()), trust_remote_code=True)
+vectors = model.encode(texts)
+assert vectors.shape == (2, 256) and abs(vectors - grace_st.load(grace_st.nano_path()).encode(texts)).max() < 1e-5
+sys.stdout.write(grace_st.__file__)
+"""
+    assert Path(_run("-c", code, program=python, **options)).is_relative_to(home)

@@ -148,3 +148,21 @@ def test_real_texts(check: Check, data_dir: Path) -> None:
     report = _json(check(str(data_dir / "wikitext2" / "test.txt"), "--json"))
     assert report["bad_rows"] == 0
     assert report["rows"] == 2891
+
+
+def test_fields_that_are_not_read_are_named(check: Check, tmp_path: Path) -> None:
+    """Negatives under a name of their own would be left out without a word otherwise."""
+    rows = [{"query": "q", "positive": "p", "hard": ["n"], "source": "a"}, {"query": "r", "positive": "s", "id": 1}]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    (tmp_path / "a.csv").write_text("query,positive,hard\nq,p,n\n", encoding="utf-8")
+    assert "fields not read      hard, id; if one holds negatives, name it: --negative-field ..." in check("a.jsonl")
+    assert _json(check("a.csv", "--json"))["unread_fields"] == ["hard"]
+    assert _json(check("a.csv", "--json", "--negative-field", "hard"))["unread_fields"] == []
+    assert "fields not read" not in check("a.csv", "--negative-field", "hard")
+
+
+def test_a_file_without_a_usable_row_is_not_to_be_skipped(check: Check, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"question": "q", "answer": "p"}] * 2)
+    output = check("a.jsonl", code=1)
+    assert "say what the fields are called (--query-field, --positive-field, --negative-field)" in output
+    assert "on_bad_row=skip" not in output and "fields not read" not in output

@@ -16,6 +16,7 @@ from grace_st.engines.requests import check_context
 from grace_st.engines.vllm.engine import VllmEngine
 from grace_st.engines.vllm.options import VllmOptions
 from grace_st.engines.vllm.versions import require_vllm
+from grace_st.weights import no_safetensors
 
 
 def vllm_engine(
@@ -45,10 +46,7 @@ def vllm_engine(
     trust = bool(hub.get("trust_remote_code"))
     refuse_adapter(folder)
     if not any(folder.glob("*.safetensors")):
-        raise OSError(
-            f"{source} has no safetensors weights, and others are not read: load it where it is trusted and "
-            "save it again with model.save_pretrained(folder)"
-        )
+        raise no_safetensors(source)
     model = AutoConfig.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
     context = context_length(model)
     check_context(config.max_seq_length, config.max_new_tokens, context)

@@ -77,6 +77,16 @@ def test_groups_that_are_too_large_are_passed_over(tmp_path: Path, caplog: pytes
         split_holdout(training_data(tmp_path, chain), 30, seed=0)
 
 
+def test_a_hold_out_that_takes_most_rows_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The default of 200 rows, for a file of 240."""
+    data = training_data(tmp_path, pairs(24))
+    with caplog.at_level(logging.WARNING):
+        split_holdout(data, 12, seed=0)
+        assert not caplog.records
+        split_holdout(data, 20, seed=0)
+    assert "data.holdout=20 leaves 4 of 24 rows to train on: lower it" in caplog.text
+
+
 def test_the_hold_out_becomes_an_evaluation_set(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", pairs(40))
     training, evaluation = load_training_data(

@@ -29,6 +29,8 @@ def show(console: Console, report: Report) -> None:
     ):
         if number:
             facts.append((name, f"{number} {_MEANING[name]}"))
+    if report.unread_fields:
+        facts.append(("fields not read", _unread(report)))
     console.print(_grid(facts))
     _show_lengths(console, report)
     _show_sources(console, report)
@@ -45,6 +47,12 @@ _MEANING = {
 
 def _times(number: int) -> str:
     return f"{number}, never two of the same in a batch" if number else "none"
+
+
+def _unread(report: Report) -> str:
+    names = ", ".join(printable(name) for name in report.unread_fields)
+    is_lacking = report.mode == "supervised" and "negative" not in report.lengths
+    return names + "; if one holds negatives, name it: --negative-field ..." * is_lacking
 
 
 def _spread(spread: Spread) -> str:
@@ -103,4 +111,10 @@ def _show_bad_rows(console: Console, report: Report) -> None:
         console.print(Text(f"  {row.place}: {printable(row.problem)}"))
     if report.bad_rows > len(report.first_bad_rows):
         console.print(Text(f"  ... and {report.bad_rows - len(report.first_bad_rows)} more", style="dim"))
-    console.print(Text("Correct them, or train without them: data.on_bad_row=skip"))
+    if report.bad_rows < report.rows:
+        remedy = "Correct them, or train without them: data.on_bad_row=skip"
+    else:
+        names = ("text",) if report.mode == "unsupervised" else ("query", "positive", "negative")
+        options = ", ".join(f"--{name}-field" for name in names)
+        remedy = f"No row can be used: correct them, or say what the fields are called ({options})"
+    console.print(Text(remedy))

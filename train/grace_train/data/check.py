@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ LISTED_SOURCES = 20
 
 _SOURCE_FIELD = "source"
 _MOST_SOURCES = 10_000
+_MOST_FIELDS = 100
 _TEXTS_AT_ONCE = 1024
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
@@ -94,6 +95,7 @@ class Report:
         empty_negatives: Negatives left out for being empty.
         sources: Rows by their field ``source``, the most frequent ones first.
         source_count: How many different ones there are; None where there are too many to be counted.
+        unread_fields: What rows have besides, and training does not read; by name.
         max_seq_length: Of the model; None without one.
     """
 
@@ -111,6 +113,7 @@ class Report:
     empty_negatives: int
     sources: dict[str, int]
     source_count: int | None
+    unread_fields: tuple[str, ...]
     max_seq_length: int | None
 
 
@@ -132,6 +135,7 @@ def check_source(
     counts = _Counts(limit)
 
     def wanted(columns: list[str]) -> list[str]:
+        counts.add_fields(columns)
         return list(dict.fromkeys([*parser.check_columns(columns), *({_SOURCE_FIELD} & set(columns))]))
 
     records = open_source(config, mode, option_name).records(wanted)
@@ -140,6 +144,7 @@ def check_source(
         if isinstance(record, BadRow):
             counts.add_bad(record)
             continue
+        counts.add_fields(record.values)
         try:
             example = parser.parse(record.values)
         except BadRecordError as error:
@@ -150,7 +155,7 @@ def check_source(
         raise InputError(f"{config.path} has no rows: check that it is the right file")
     if counts.bad < counts.rows:
         parser.finish()
-    return counts.report(config.path, mode)
+    return counts.report(config.path, mode, parser.fields)
 
 
 @dataclass
@@ -199,6 +204,11 @@ class _Counts:
         self._per_row = {"positives": array("I"), "negatives": array("I")}
         self._query_is_positive = self._false_negatives = self._empty_negatives = 0
         self._sources: Counter[str] | None = Counter()
+        self._fields: set[str] = set()
+
+    def add_fields(self, names: Iterable[str]) -> None:
+        if len(self._fields) < _MOST_FIELDS:
+            self._fields.update(names)
 
     def add_bad(self, row: BadRow) -> None:
         self.bad += 1
@@ -230,7 +240,7 @@ class _Counts:
         for text in texts:
             known.add(text)
 
-    def report(self, path: str, mode: Mode) -> Report:
+    def report(self, path: str, mode: Mode, read: frozenset[str]) -> Report:
         return Report(
             path=path,
             mode=mode,
@@ -246,6 +256,7 @@ class _Counts:
             empty_negatives=self._empty_negatives,
             sources=dict(() if self._sources is None else self._sources.most_common(LISTED_SOURCES)),
             source_count=None if self._sources is None else len(self._sources),
+            unread_fields=tuple(sorted(self._fields - read - {_SOURCE_FIELD})) if self.bad < self.rows else (),
             max_seq_length=None if self._limit is None else self._limit.most,
         )
 

@@ -60,6 +60,13 @@ def split_holdout(data: TrainingData, most: int, seed: int) -> tuple[TrainingDat
             most,
             most - left,
         )
+    if held.sum() > (~held).sum():
+        logger.warning(
+            "data.holdout=%d leaves %d of %d rows to train on: lower it, unless most rows are for evaluation",
+            most,
+            (~held).sum(),
+            len(counts),
+        )
     return _chosen(data, ~held), _chosen(data, held)
 
 

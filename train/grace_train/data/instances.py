@@ -119,6 +119,11 @@ class RecordParser:
             }
         )
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields that were read so far."""
+        return frozenset(self._settled.values())
+
     def check_columns(self, columns: list[str]) -> list[str]:
         """The columns that are needed, of those that a file has.
 
