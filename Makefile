@@ -25,7 +25,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet 
 TORCH_OPTIONS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-wheel test-lowest test-engines lint types tests format clean
+.PHONY: help demo test test-wheel test-lowest test-engines docs lint types tests format clean
 
 help:
 	@echo "make demo     install into $(VENV) and run grace-st demo"
@@ -66,7 +66,6 @@ test-engines: $(VENV_ENGINES)/.installed
 	    -o faulthandler_timeout=900 tests/engines $(PYTEST_ARGS)
 
 # Every warning is an error (mkdocs.yml). The theme's notice about its own successor is none, and is left out.
-.PHONY: docs
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(abspath $(SITE))
 	@echo "The site is in $(SITE)/index.html"
@@ -76,9 +75,8 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV_ENGINES) $(VENV_LOWEST) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV_ENGINES) $(VENV_LOWEST) $(SITE) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	rm -rf $(SITE)
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \

@@ -80,6 +80,7 @@ RUN: dict[str, Run] = {
     "grace-st plan --texts 10M --calibrate models/mine --sample corpus/part-0.jsonl --workers 8": Run(),
     "grace-st store info rationales.sqlite": Run(),
     "grace-st store prune rationales.sqlite --older-than 30d --max-size 20GB": Run(),
+    "grace-st card --name grace-1.5b": Run(),
     "grace-st eval table 4 --list": Run(),
     "grace-st eval table 4 --pairs e5.jsonl --dry-run": Run(),
 }
@@ -89,7 +90,14 @@ _GPU = "trains a model from the hub, for hours on GPUs; its settings are checked
 _MTEB = "needs data from the hub; tests/evaluation/test_run.py runs local ones"
 _SERVER = "does not end by itself; tests/serve starts it"
 _RAY = "starts Ray; tests/engines/test_ray_scale.py does"
+_HUB = "talks to the hub; tests/publish has a stand-in"
 NOT_RUN: dict[str, str] = {
+    "grace-st publish models/mine my-org/my-model": _HUB,
+    "grace-st publish models/mine my-org/my-model --dry-run": _HUB,
+    "grace-st card models/mine --results mteb-results": "needs results of that folder; tests/cards makes some",
+    "grace-st card --name grace-1.5b --unsupervised --output model_cards/grace-1.5b-unsupervised.md": (
+        "writes into the repository; tests/cards/test_names.py compares the file"
+    ),
     "grace-st encode corpus.jsonl vectors.npy --model models/mine --engine vllm --chunk-size 65536": _OPTIONS,
     "grace-st encode corpus.jsonl vectors.npy --model models/mine --engine vllm --engine-option "
     "tensor_parallel_size=2": _OPTIONS,
