@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 
@@ -15,7 +16,8 @@ from grace_st.cli import main
 
 if __name__ == "__main__":
     ended = []
-    for words in json.loads(sys.argv[1]):
+    for token, words in json.loads(sys.argv[1]):
+        os.environ["HF_TOKEN"] = token
         out, err = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(err):
             code = main(words)

@@ -26,15 +26,15 @@ ROOT = Path(__file__).parent.parent.parent
 REFUSED = {401: "the token is not valid", 403: "may not write to me", 404: "is not there", 409: "at the same time"}
 
 
-def publish(hub: Hub, *commands: list[object], home: Path, token: str = TOKEN) -> list[dict[str, Any]]:
-    """Run some commands in a process whose hub is this one."""
-    words = [["publish", *map(str, command), "--device", "cpu"] for command in commands]
+def publish(hub: Hub, *commands: list[object], home: Path) -> list[dict[str, Any]]:
+    """Run some commands in a process whose hub is this one. The last one has a token that is not valid."""
+    words = [(TOKEN, ["publish", *map(str, command), "--device", "cpu"]) for command in commands]
+    words[-1] = ("hf_wrong", words[-1][1])
     path = os.pathsep.join([*(str(ROOT / part) for part in ("", "train", "evaluation")), *sys.path])
     environment = {
         **os.environ,
         "PYTHONPATH": path,
         "HF_ENDPOINT": hub.url,
-        "HF_TOKEN": token,
         "HF_HOME": str(home),
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",  # a protocol of its own, which the stand-in does not speak
@@ -69,6 +69,7 @@ def published(
                 [ready_folder, "me/never", "--dry-run"],
                 [ready_folder, "me/grace-1.5b"],
                 *([ready_folder, f"me/fails-{status}"] for status in (*REFUSED, 500)),
+                [ready_folder, "me/wrong-token"],
                 home=tmp_path_factory.mktemp("home"),
             ),
         )
@@ -148,11 +149,11 @@ def test_a_hub_that_refuses_is_one_line_that_says_what_to_do(
     assert hub.requests.count(f"POST /api/models/me/fails-{status}/commit/main") == (status != 500)
 
 
-def test_a_token_that_is_not_valid(ready_folder: Path, tmp_path: Path) -> None:
-    with running() as hub:
-        (last,) = publish(hub, [ready_folder, "me/x"], home=tmp_path, token="hf_wrong")
-        assert last["code"] == 2 and "the token is not valid" in last["err"] and "hf auth login" in last["err"]
-        assert hub.repos == {}
+def test_a_token_that_is_not_valid(published: tuple[Hub, list[dict[str, Any]]]) -> None:
+    hub, ended = published
+    assert ended[-1]["code"] == 2 and ended[-1]["err"].count("\n") == 1
+    assert "the token is not valid" in ended[-1]["err"] and "hf auth login" in ended[-1]["err"]
+    assert "me/wrong-token" not in hub.repos
 
 
 def test_nobody_is_logged_in(
