@@ -22,7 +22,7 @@ from grace_train.baselines.batches import StepBatches
 from grace_train.baselines.pooling import PromptPooling, turn_dropout_on
 from grace_train.config import TrainConfig
 from grace_train.data.retrieval_data import RetrievalData
-from grace_train.local.evaluation import Evaluation, evaluate
+from grace_train.local.evaluation import Evaluation
 from grace_train.local.interruption import Interruption
 from grace_train.local.policy import load_policy
 from grace_train.local.rollouts import RolloutMaker, role_seed
@@ -136,8 +136,7 @@ class BaselineTrainer(Trainer):
         return found
 
     def _with_rationales(self, data: RetrievalData, name: str) -> Evaluation:
-        self.views.live.message(f"step {self.step}: evaluating on {name} with rationales")
-        return evaluate(self.policy, data, budget=self.maker.budget)
+        return self._measure(data, f"{name} with rationales", self.maker.budget)
 
     def _finish(self) -> Outcome:
         # What was trained is what the folder serves. The figures have budgets of their own.

@@ -327,6 +327,9 @@ class Trainer:
         return f"{patience} evaluations in a row without a better {METRIC} on dev"
 
     def _evaluate(self, data: RetrievalData, name: str) -> Evaluation:
+        return self._measure(data, name, self._eval_budget)
+
+    def _measure(self, data: RetrievalData, name: str, budget: int | None) -> Evaluation:
         count = len(data.queries) + len(data.documents)
         title = f"step {self.step}: evaluating on {name}"
         self.views.live.message(f"{title}: {len(data.queries)} queries, {count} texts")
@@ -339,7 +342,7 @@ class Trainer:
                 told = time.monotonic()
                 self.views.live.message(f"{title}: {done} of {count} texts")
 
-        return evaluate(self.policy, data, budget=self._eval_budget, progress=advance)
+        return evaluate(self.policy, data, budget=budget, progress=advance)
 
     _eval_budget: int | None = None
     """Tokens of a rationale in evaluations; None is the model's own."""
