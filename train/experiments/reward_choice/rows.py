@@ -137,6 +137,7 @@ def _rest() -> Iterable[Row]:
         "reward.lambda_consistency=0",
     )
     yield _row(TERMS, "unsupervised-hard-1", "unsupervised, lambda2 = 1", _UNSUPERVISED, "reward.lambda_hard=1")
+    yield _row(TERMS, "unsupervised-hard-3", "unsupervised, lambda2 = 3", _UNSUPERVISED, "reward.lambda_hard=3")
     # 3. The rationale alone.
     span = Row(
         name="span", label="reasoning, untrained", section=SPANS, changes=None, span="rationale", budget=BUDGET, seeds=1
@@ -174,6 +175,9 @@ def _rest() -> Iterable[Row]:
     yield _row(REMEDIES, "unsupervised-entropy", "unsupervised, entropy 0.01", _UNSUPERVISED, "algorithm.entropy=0.01")
     yield _row(REMEDIES, "unsupervised-hot", "unsupervised, temperature 1.3", _UNSUPERVISED, "rollout.temperature=1.3")
     yield _row(REMEDIES, "unsupervised-kl", "unsupervised, kl 0.05", _UNSUPERVISED, "algorithm.kl=0.05")
+    for name, label, weight in (("long", "twice the steps", "0.2"), ("hard-3-long", "lambda2 = 3, twice the steps", "3")):
+        changes = (_UNSUPERVISED, f"reward.lambda_hard={weight}", "steps=double")
+        yield replace(_row(REMEDIES, f"unsupervised-{name}", f"unsupervised, {label}", *changes), is_option=False)
 
 
 ROWS: tuple[Row, ...] = (*_headline("vague"), *_headline("plain"), *_rest())
