@@ -129,6 +129,7 @@ def _rest() -> Iterable[Row]:
     yield _row(TERMS, "no-hard", "`per_rollout`, lambda2 = 0", "reward.lambda_hard=0")
     yield _row(TERMS, "neither", "`per_rollout`, both 0", "reward.lambda_consistency=0", "reward.lambda_hard=0")
     yield _row(TERMS, "hard-1", "`per_rollout`, lambda2 = 1", "reward.lambda_hard=1")
+    yield _row(TERMS, "hard-3", "`per_rollout`, lambda2 = 3", "reward.lambda_hard=3")
     yield _row(
         TERMS,
         "unsupervised-no-consistency",
@@ -175,7 +176,10 @@ def _rest() -> Iterable[Row]:
     yield _row(REMEDIES, "unsupervised-entropy", "unsupervised, entropy 0.01", _UNSUPERVISED, "algorithm.entropy=0.01")
     yield _row(REMEDIES, "unsupervised-hot", "unsupervised, temperature 1.3", _UNSUPERVISED, "rollout.temperature=1.3")
     yield _row(REMEDIES, "unsupervised-kl", "unsupervised, kl 0.05", _UNSUPERVISED, "algorithm.kl=0.05")
-    for name, label, weight in (("long", "twice the steps", "0.2"), ("hard-3-long", "lambda2 = 3, twice the steps", "3")):
+    for name, label, weight in (
+        ("long", "twice the steps", "0.2"),
+        ("hard-3-long", "lambda2 = 3, twice the steps", "3"),
+    ):
         changes = (_UNSUPERVISED, f"reward.lambda_hard={weight}", "steps=double")
         yield replace(_row(REMEDIES, f"unsupervised-{name}", f"unsupervised, {label}", *changes), is_option=False)
 
