@@ -22,7 +22,7 @@ def test_show_config_documents_every_key(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "no configuration given: name a YAML file, or one of nano"),
+        ([], "no configuration given: name a YAML file, or one of llama-3.2-3b, nano,"),
         (["steps=3"], "'steps=3' stands where the configuration does"),
         (["nanoo"], "did you mean 'nano'"),
         (["nano", "reward.varaint=paper"], "did you mean 'reward.variant'"),
