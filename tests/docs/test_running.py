@@ -49,6 +49,7 @@ HUB = (("Qwen/Qwen2.5-1.5B-Instruct", "CHECKPOINT"), ("models/qwen-1.5b", "model
 RUN: dict[str, Run] = {
     "grace-st demo": Run(),
     "grace-st encode texts.txt vectors.npy --model grace-nano": Run("vectors.npy"),
+    "grace-st encode texts.txt nano.npy --model grace-nano": Run("nano.npy"),
     "grace-st encode texts.txt vectors.npy --model models/qwen-1.5b": Run("vectors.npy"),
     "grace-st encode corpus.jsonl.gz corpus.parquet --model models/qwen-1.5b --field body --id-field id --resume": Run(
         "corpus.parquet"

@@ -379,8 +379,9 @@ def test_importing_grace_st_does_not_import_mteb() -> None:
     code = "import sys, grace_st, grace_eval.cli.eval, grace_st.cli; assert not {'mteb', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     package = Path(grace_st.__file__).parent
+    reads_results = package / "cards" / "results.py"  # of MTEB, inside of its functions
     for path in package.rglob("*.py"):
-        if path.parent != package / "mteb":
+        if path.parent != package / "mteb" and path != reads_results:
             assert not re.search(r"^\s*(import|from) (grace_st\.)?mteb", path.read_text(), flags=re.MULTILINE), path
 
 
