@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from grace_st.model_files import model_files
+
 _SAMPLED = 16  # values of each tensor that tell whether it has changed since it was hashed
 _VOLATILE = ("_name_or_path", "transformers_version", "architectures")
 
@@ -101,7 +103,5 @@ def folder_revision(folder: str | os.PathLike[str]) -> str:
     Returns:
         40 hexadecimal digits.
     """
-    from grace_st.bulk.encoder import model_files
-
     files = {name: digest for name, digest in model_files(Path(folder)).items() if not name.endswith(".md")}
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode("utf-8")).hexdigest()[:40]

@@ -23,7 +23,9 @@ PINNED_DATE = datetime.datetime(2024, 7, 26)
 # Templates ask for the date with ``strftime_now``, a function that transformers gives them: this one, written before a
 # template, stands in its place. The empty print at the end keeps Jinja from taking a line break off the template.
 _DIRECTIVES = {f"%{letter}": PINNED_DATE.strftime(f"%{letter}") for letter in "aAbBcdfHIjmMpSuUVwWxXyYZz"}
-_DIRECTIVES |= {"%F": "2024-07-26", "%T": "00:00:00", "%-d": "26", "%-m": "7", "%e": "26"}
+# Those that not every platform's strftime knows:
+_DIRECTIVES |= {"%F": PINNED_DATE.date().isoformat(), "%T": PINNED_DATE.time().isoformat()}
+_DIRECTIVES |= {"%-d": f"{PINNED_DATE.day}", "%-m": f"{PINNED_DATE.month}", "%e": f"{PINNED_DATE.day:2}"}
 _PINNED = (
     "{% macro strftime_now(format) %}{{ format"
     + "".join(f"|replace({directive!r}, {text!r})" for directive, text in _DIRECTIVES.items())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from grace_st.cards import CITATION
 from grace_st.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -29,3 +30,7 @@ def test_the_make_targets_of_the_readme_exist() -> None:
     assert {"demo", "test"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+def test_cards_cite_as_the_readme_does() -> None:
+    assert CITATION in README

@@ -5,11 +5,8 @@ Imports torch only with a model, so that what is around it can be used without.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -19,8 +16,6 @@ from grace_st.bulk.chunks import EncodedTexts
 if TYPE_CHECKING:
     from grace_st.model import GraceModel
     from grace_st.store import RationaleStore
-
-_READ_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".py")
 
 
 class Encoder(Protocol):
@@ -119,26 +114,3 @@ class ModelEncoder:
             finished=[encoding.finished for encoding in encodings],
             truncated=sum(encoding.truncated for encoding in encodings),
         )
-
-
-def model_files(folder: Path) -> dict[str, str]:
-    """Hashes of the files of a model folder that its vectors depend on.
-
-    By content, weights included: all checkpoints of a training run have the same size, and a copy keeps or loses its
-    time at will. Reading gigabytes takes seconds, which loading then saves, since they are in memory.
-
-    Args:
-        folder: The folder of the model and of modules that follow it (``modules.json``).
-
-    Returns:
-        SHA-256, by the file's path in the folder.
-    """
-    files = [path for path in folder.iterdir() if path.suffix in _READ_SUFFIXES and path.is_file()]
-    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    for name in {module["path"] for module in modules if module["path"]}:
-        files += [path for path in (folder / name).rglob("*") if path.is_file()]
-    hashes = {}
-    for path in sorted(files):
-        with path.open("rb") as stream:
-            hashes[path.relative_to(folder).as_posix()] = "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
-    return hashes

@@ -292,7 +292,7 @@ class _Loader:
             )
 
     def settings(self) -> Mapping[str, Any]:
-        from grace_st.bulk.encoder import model_files
+        from grace_st.model_files import model_files
 
         return {f"the model's file {name}": digest for name, digest in model_files(self._path).items()}
 
