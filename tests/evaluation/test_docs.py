@@ -33,15 +33,6 @@ def test_the_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert scope["vectors"].shape[0] == 2  # type: ignore[attr-defined]
 
 
-def test_the_commands_exist() -> None:
-    lines = re.findall(r"^ {4}(grace-st .*)$", PAGE, flags=re.MULTILINE)
-    assert len(lines) >= 7
-    commands = command.available_commands()
-    for line in lines:
-        _, name, *words = shlex.split(line, comments=True)
-        app.command_parser(name, commands[name]()).parse_args(words)
-
-
 def test_the_examples_of_the_command_parse() -> None:
     loaded = command.available_commands()["eval"]()
     for example in loaded.examples:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from grace_st.cli import app, command
 
 PAGE = (Path(__file__).parents[2] / "docs/explain.md").read_text(encoding="utf-8")
 
@@ -25,11 +22,3 @@ def test_the_snippets_run_and_the_fields_are_named(capsys: pytest.CaptureFixture
     names = {*told, *told["a"], *told["a"]["spans"][0], *told["strongest"][0], *ranking, *ranking["documents"][0]}
     described = set(re.findall(r"`(\w+)`", PAGE.partition("## JSON")[2]))
     assert names <= described
-
-
-def test_the_commands_parse() -> None:
-    lines = re.findall(r"^ {4}(grace-st .*)$", PAGE, flags=re.MULTILINE)
-    assert len(lines) == 2
-    for line in lines:
-        _, name, *words = shlex.split(line)
-        app.command_parser(name, command.available_commands()[name]()).parse_args(words)

@@ -14,6 +14,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 import grace_st
+from grace_st.cards import write_folder_card
 from grace_st.cards.blocks import with_block
 from grace_train.nano import evaluate as entities
 from grace_train.nano.corpus import Corpus
@@ -112,11 +113,12 @@ def train(
         max_new_tokens=preset.max_new_tokens,
         overwrite=True,
     )
-    _say_what_it_is(folder / "README.md", preset)
+    _say_what_it_is(folder, preset)
     logger.info("model folder %s", folder)
 
 
-def _say_what_it_is(readme: Path, preset: Preset) -> None:
+def _say_what_it_is(folder: Path, preset: Preset) -> None:
+    readme = write_folder_card(folder, made_from="a checkpoint of python -m grace_train.nano")
     training = "From scratch, by `python -m grace_train.nano`, without reinforcement learning."
     text = with_block(readme.read_text(encoding="utf-8"), "notes", preset.notice)
     readme.write_text(with_block(text, "training", training), encoding="utf-8")
