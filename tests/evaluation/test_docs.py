@@ -1,4 +1,4 @@
-"""The page about evaluation keeps its word: its Python runs, and its commands exist."""
+"""The page about evaluation keeps its word: its Python runs."""
 
 from __future__ import annotations
 

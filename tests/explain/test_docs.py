@@ -1,4 +1,4 @@
-"""docs/explain.md keeps its word: the snippets run, the commands parse, the fields are those there are."""
+"""docs/explain.md keeps its word: the snippets run, the fields are those there are."""
 
 from __future__ import annotations
 
