@@ -201,8 +201,12 @@ def test_runs_of_other_settings_are_not_in_the_table(tmp_path: Path) -> None:
     ]
 
 
-def test_the_second_start_model_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("units", [True, False])
+def test_the_second_start_model_goes_on_from_its_checkpoint(
+    units: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     called: list[list[str]] = []
+    monkeypatch.setattr(start_models, "cpu_has_bf16_units", lambda: units)
     monkeypatch.setattr(subprocess, "run", lambda words, check: called.append(words[3:]))
     start_models.make(["vague"], tmp_path, steps=None, threads=1)
     assert called == []
@@ -213,12 +217,13 @@ def test_the_second_start_model_goes_on_from_its_checkpoint(tmp_path: Path, monk
     (home / "run/checkpoint.pt").touch()
     start_models.make(["plain", "vague"], tmp_path, steps=5, threads=1)
     (words,) = called
+    assert ("--fp32" in words) is not units
     assert "--no-vague" in words and words[-3:] == ["--stage", "train", "--resume"]
     folder = start_models.folder_of("plain", tmp_path)
     for path in (folder, home / "checkpoint"):
         path.mkdir()
     (folder / "README.md").touch()
-    recipe = asdict(PretrainConfig(steps=5, vague=False, bf16=False))
+    recipe = asdict(PretrainConfig(steps=5, vague=False, bf16=units))
     (home / "checkpoint/recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
     start_models.make(["plain"], tmp_path, steps=5, threads=1)
     assert len(called) == 1

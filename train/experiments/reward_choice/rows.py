@@ -139,6 +139,12 @@ def _rest() -> Iterable[Row]:
     )
     yield _row(TERMS, "unsupervised-hard-1", "unsupervised, lambda2 = 1", _UNSUPERVISED, "reward.lambda_hard=1")
     yield _row(TERMS, "unsupervised-hard-3", "unsupervised, lambda2 = 3", _UNSUPERVISED, "reward.lambda_hard=3")
+    # What won, on the other start model.
+    yield replace(_row(TERMS, "hard-3", "`per_rollout`, lambda2 = 3", "reward.lambda_hard=3"), start="plain")
+    yield replace(
+        _row(TERMS, "unsupervised-hard-3", "unsupervised, lambda2 = 3", _UNSUPERVISED, "reward.lambda_hard=3"),
+        start="plain",
+    )
     # 3. The rationale alone.
     span = Row(
         name="span", label="reasoning, untrained", section=SPANS, changes=None, span="rationale", budget=BUDGET, seeds=1
@@ -182,6 +188,25 @@ def _rest() -> Iterable[Row]:
     ):
         changes = (_UNSUPERVISED, f"reward.lambda_hard={weight}", "steps=double")
         yield replace(_row(REMEDIES, f"unsupervised-{name}", f"unsupervised, {label}", *changes), is_option=False)
+    # Half of the rationales that lambda2 = 3 trains state an attribute twice.
+    near = ("reward.lambda_hard=3", "algorithm.kl=0.05")
+    yield _row(REMEDIES, "hard-3-kl", "`per_rollout`, lambda2 = 3, kl 0.05", *near)
+    short = replace(
+        base,
+        name="short",
+        label="reasoning, untrained, budget of 48 tokens",
+        section=REMEDIES,
+        system_prompt=True,
+        budget=48,
+    )
+    yield short
+    yield replace(
+        short,
+        name="hard-3-short",
+        label="`per_rollout`, lambda2 = 3, budget of 48 tokens",
+        changes=("prompt.max_new_tokens=48", "reward.lambda_hard=3"),
+        seeds=3,
+    )
 
 
 ROWS: tuple[Row, ...] = (*_headline("vague"), *_headline("plain"), *_rest())

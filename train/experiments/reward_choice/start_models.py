@@ -10,6 +10,7 @@ import grace_st
 from grace_train.nano.presets import PRESETS
 from grace_train.nano.pretrain import PretrainConfig
 from harness import start_models
+from harness.precision import cpu_has_bf16_units
 from reward_choice.rows import Start
 
 _PRESET = "nano"
@@ -26,7 +27,7 @@ def _home(output: Path) -> Path:
 
 def _config(steps: int | None) -> PretrainConfig:
     training = PRESETS[_PRESET].training
-    return replace(training, vague=False, bf16=False, steps=training.steps if steps is None else steps)
+    return replace(training, vague=False, bf16=cpu_has_bf16_units(), steps=training.steps if steps is None else steps)
 
 
 def is_there(start: Start, output: Path, steps: int | None) -> bool:
@@ -52,7 +53,7 @@ def make(starts: Iterable[Start], output: Path, *, steps: int | None, threads: i
     """
     if "plain" not in starts:
         return
-    options = ["--no-vague", "--fp32", "--threads", str(threads)]
+    options = ["--no-vague", "--threads", str(threads), *([] if cpu_has_bf16_units() else ["--fp32"])]
     if steps is not None:
         options += ["--steps", str(steps)]
     start_models.make(_PRESET, _home(output), _config(steps), options)
