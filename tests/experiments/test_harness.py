@@ -31,6 +31,8 @@ def test_spread_and_difference() -> None:
     assert found.query_error == pytest.approx(0.312250 / math.sqrt(3), rel=1e-4)
     alone = difference(spread([0.8]), reference, own[:1], other)
     assert (alone.std, alone.in_std) == (None, None)
+    two = difference(spread([0.8, 0.8001]), reference, own[:2], other)
+    assert two.std is not None and two.in_std is None
     # What is not trained is not random, and adds nothing.
     assert difference(row, spread([0.5]), own, other[:1]).std == pytest.approx(0.1)
     with pytest.raises(ValueError, match="3 queries cannot be paired with 2"):

@@ -44,7 +44,8 @@ class Difference:
         mean: Of the row minus that of the reference.
         std: Standard deviation of the difference of one run of each: the root of the sum of both variances over seeds.
             What is not trained is not random and has none. None with fewer than two seeds of the row.
-        in_std: The mean in units of it; None where that is None or 0.
+        in_std: The mean in units of it; None where that is 0, and with fewer than three seeds: two that happen to be near
+            each other would make it huge.
         query_error: Standard error of the mean over queries, each query's seeds averaged and paired with the reference.
     """
 
@@ -75,4 +76,4 @@ def difference(
     error = float(np.std(paired, ddof=1) / math.sqrt(len(paired)))
     mean = row.mean - reference.mean
     std = None if row.std is None else math.hypot(row.std, reference.std or 0.0)
-    return Difference(mean, std, mean / std if std else None, error)
+    return Difference(mean, std, mean / std if std and row.n >= 3 else None, error)
