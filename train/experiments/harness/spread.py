@@ -44,8 +44,8 @@ class Difference:
         mean: Of the row minus that of the reference.
         std: Standard deviation of the difference of one run of each: the root of the sum of both variances over seeds.
             What is not trained is not random and has none. None with fewer than two seeds of the row.
-        in_std: The mean in units of it; None where that is 0, and with fewer than three seeds: two that happen to be near
-            each other would make it huge.
+        in_std: The mean in units of it; None where that is 0, and with fewer than three seeds: two that happen to be
+            near each other would make it huge.
         query_error: Standard error of the mean over queries, each query's seeds averaged and paired with the reference.
     """
 

@@ -30,6 +30,9 @@ class Row:
     seeds: int = 3
 
 
+_UNSUPERVISED = ("mode=unsupervised", "data.train=TEXTS")
+
+
 def _baseline(name: str, label: str, method: str, rate: str, *changes: str) -> Row:
     own = (f"method={method}", "steps=100", f"optimizer.learning_rate={rate}", *changes)
     return Row(name=name, label=label, changes=own, rationales=False)
@@ -45,7 +48,13 @@ ROWS = (
     Row(name="per-rollout", label="GRACE `per_rollout`", changes=("reward.variant=per_rollout",)),
     Row(name="symmetric", label="GRACE `symmetric`", changes=("reward.variant=symmetric", "rollout.group_size=4")),
     Row(name="infonce", label="GRACE `infonce`", changes=("reward.variant=infonce",)),
-    Row(name="unsupervised", label="GRACE unsupervised", changes=("mode=unsupervised", "data.train=TEXTS")),
+    Row(name="hard-3", label="GRACE `per_rollout`, lambda2 = 3", changes=("reward.lambda_hard=3",)),
+    Row(name="unsupervised", label="GRACE unsupervised", changes=_UNSUPERVISED),
+    Row(
+        name="unsupervised-hard-3",
+        label="GRACE unsupervised, lambda2 = 3",
+        changes=(*_UNSUPERVISED, "reward.lambda_hard=3"),
+    ),
 )
 
 
@@ -129,6 +138,7 @@ def changes_of(run: Run, settings: Settings, *, model: str, data: str, output: s
         f"prompt.max_new_tokens={settings.budget}",
         f"data.train={data}/pairs.jsonl",
         f"data.cache={data}/cache",
+        "reward.lambda_hard=0.2",  # the paper's, whatever the configuration has
         *quiet(own),
         *own,
         f"model={model}",

@@ -8,6 +8,9 @@ from harness.digests import run_digest
 from harness.training import quiet
 from reward_choice.rows import Run
 
+PAPER_LAMBDA_HARD = 0.2
+"""What rows have that say nothing else, whatever the configuration ``nano`` has."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -54,6 +57,7 @@ def changes_of(run: Run, settings: Settings, *, model: str, output: str) -> list
     return [
         f"steps={settings.steps}",
         f"batch_size={settings.batch_size}",
+        f"reward.lambda_hard={PAPER_LAMBDA_HARD}",
         *quiet(own),
         *own,
         f"model={model}",
