@@ -337,6 +337,7 @@ class GenerateThenPool(InputModule):
         rationales: Sequence[Sequence[int]] | None = None,
         progress: Progress | None = None,
         store: RationaleStore | str | os.PathLike[str] | None = None,
+        on_rollout: OnRollout | None = None,
     ) -> list[Rollout]:
         """Rationales and vectors of prompts: generated as ``sampling`` says, or pooled for given rationales.
 
@@ -346,12 +347,16 @@ class GenerateThenPool(InputModule):
             rationales: Pool these instead.
             progress: Called with the number of prompts that have just been finished.
             store: What it holds is not generated again, and what is generated is kept in it; a path, or a store.
+            on_rollout: Called with each rollout as soon as it has ended, and its place, see `OnRollout`.
 
         Raises:
             NonFiniteVectorError: A vector is not finite; the text is named.
-            ValueError: See `grace_st.engines.base.Engine`; or a store is given with rationales.
+            ValueError: See `grace_st.engines.base.Engine`; or a store is given with rationales, or ``on_rollout`` with
+                either of them.
         """
         self._widen_on_cpu()
+        if on_rollout is not None and (rationales is not None or store is not None):
+            raise ValueError("on_rollout tells of what is generated: leave out rationales and store")
         if rationales is not None:
             if store is not None:
                 raise ValueError("given rationales are not generated, so there is nothing for a store: leave it out")
@@ -366,7 +371,7 @@ class GenerateThenPool(InputModule):
                 return self.engine.generate(some, chosen, progress=progress, on_rollout=on_rollout)
 
         if store is None:
-            return generate(prompts, progress, None)
+            return generate(prompts, progress, on_rollout)
         return generate_with_store(
             prompts,
             chosen,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from grace_st.engines.base import PromptTokens, Sampling
-from grace_st.serve.backend import Answer, Backend
+from grace_st.serve.backend import Answer, Backend, OnAnswer
 from grace_st.serve.lifecycle import Lifecycle, listen
 from grace_st.serve.schemas import EmbeddingRequest, Inputs
 from grace_st.serve.service import Service
@@ -138,13 +138,14 @@ class FakeBackend:
     def stored(self, prompts: Sequence[PromptTokens], sampling: Sampling) -> list[Answer | None]:
         return [None] * len(prompts)
 
-    def compute(self, prompts: Sequence[PromptTokens], sampling: Sampling) -> list[Answer]:
+    def compute(self, prompts: Sequence[PromptTokens], sampling: Sampling, on_answer: OnAnswer) -> None:
         self.batches.append(["".join(map(chr, prompt.ids)) for prompt in prompts])
         self.entered.set()
         assert self.gate.wait(SECONDS)
         if self.failures:
             raise self.failures.pop(0)
-        return [Answer(fake_vector("".join(map(chr, prompt.ids))), (1, 2), True) for prompt in prompts]
+        for place, prompt in enumerate(prompts):
+            on_answer(place, Answer(fake_vector("".join(map(chr, prompt.ids))), (1, 2), True))
 
     def decode(self, ids: Sequence[int]) -> str:
         return "a rationale"

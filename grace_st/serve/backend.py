@@ -44,6 +44,10 @@ class Answer:
     finished: bool
 
 
+OnAnswer = Callable[[int, Answer], None]
+"""Called with the place of a prompt and its answer."""
+
+
 class Backend(Protocol):
     """A loaded model. `compute` is called by one thread, the rest by any."""
 
@@ -82,8 +86,8 @@ class Backend(Protocol):
         """What the store holds already, for each prompt."""
         ...
 
-    def compute(self, prompts: Sequence[PromptTokens], sampling: Sampling) -> list[Answer]:
-        """One answer for each prompt.
+    def compute(self, prompts: Sequence[PromptTokens], sampling: Sampling, on_answer: OnAnswer) -> None:
+        """One answer for each prompt, each handed over as soon as it is there.
 
         Raises:
             NonFiniteVectorError: A vector is not finite.
@@ -163,28 +167,28 @@ class ModelBackend:
         answers = dict(zip(rollouts, self._answers(list(rollouts.values())), strict=True))
         return [answers.get(key) for key in keys]
 
-    def compute(self, prompts: Sequence[PromptTokens], sampling: Sampling) -> list[Answer]:
-        """See `Backend`. What is generated is kept in the store."""
-        rollouts = self.module.rollouts(prompts, sampling)
-        self._keep(prompts, sampling, rollouts)
-        return self._answers(rollouts)
+    def compute(self, prompts: Sequence[PromptTokens], sampling: Sampling, on_answer: OnAnswer) -> None:
+        """See `Backend`. What is generated is kept in the store before it is handed over."""
+
+        def finished(place: int, rollout: Rollout) -> None:
+            self._keep(prompts[place], sampling, rollout)
+            on_answer(place, self._answers([rollout])[0])
+
+        self.module.rollouts(prompts, sampling, on_rollout=finished)
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Backend`."""
         return self.module.prompt.decode(ids)
 
-    def _keep(self, prompts: Sequence[PromptTokens], sampling: Sampling, rollouts: Sequence[Rollout]) -> None:
+    def _keep(self, prompt: PromptTokens, sampling: Sampling, rollout: Rollout) -> None:
         if self.store is None or self._settings is None or self.store.read_only:
             return
-        entries = {
-            prompt_key(prompt): StoredRollout(rollout.ids, rollout.stop_id, rollout.vector.numpy())
-            for prompt, rollout in zip(prompts, rollouts, strict=True)
-        }
+        entry = StoredRollout(rollout.ids, rollout.stop_id, rollout.vector.numpy())
         try:
-            self.store.put({**self._settings, "sampling": canonical_sampling(sampling)}, entries)
+            self.store.put({**self._settings, "sampling": canonical_sampling(sampling)}, {prompt_key(prompt): entry})
         except (StoreError, StoreFileError) as error:
-            # They are worth more than their copy.
-            logger.error("%d rationales are not kept: %s", len(entries), error)
+            # It is worth more than its copy.
+            logger.error("a rationale is not kept: %s", error)
 
     def _answers(self, rollouts: Sequence[Rollout]) -> list[Answer]:
         if not rollouts:

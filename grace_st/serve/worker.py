@@ -6,7 +6,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from grace_st.engines.base import NonFiniteVectorError
@@ -125,22 +125,29 @@ class Worker:
     def _compute(self, backend: Backend, works: list[Work[Answer]]) -> bool:
         self._metrics.batch_texts.observe(len(works))
         started = self._busy_since = time.monotonic()
+        left = dict.fromkeys(works)  # without an answer so far
         try:
-            while works:
+            while left:
+                batch = list(left)
+
+                def hand_over(place: int, answer: Answer, batch: Sequence[Work[Answer]] = batch) -> None:
+                    # As soon as it is there: a short rationale does not wait for a long one of another request.
+                    self._queue.finish(batch[place], answer)
+                    left.pop(batch[place], None)
+
                 try:
-                    answers = backend.compute([work.prompt for work in works], works[0].sampling)
+                    backend.compute([work.prompt for work in batch], batch[0].sampling, hand_over)
                 except NonFiniteVectorError as error:
                     # This text's fault, not its neighbours'.
                     logger.error("a text gave non-finite %s", error.what)
                     broken = BrokenModelError(
                         f"the model gave non-finite {error.what} for a text: its weights or their precision are broken"
                     )
-                    self._queue.fail([works[error.index]], broken)
-                    works = [work for index, work in enumerate(works) if index != error.index]
+                    left.pop(batch[error.index], None)
+                    self._queue.fail([batch[error.index]], broken)
                     continue
-                for work, answer in zip(works, answers, strict=True):
-                    self._queue.finish(work, answer)
-                break
+                if left:
+                    raise RuntimeError(f"{len(left)} of {len(batch)} texts got no answer")
         except Exception as error:
             # The boundary: an engine may raise anything when it breaks down, and none of it may end this thread.
             logger.exception("the engine broke down on a batch of %d texts", len(works))
@@ -148,7 +155,9 @@ class Worker:
             self._breakdowns += 1
             self._metrics.failures.inc()
             self.state = "restarting"
-            self._queue.fail(works, UnavailableError("the engine broke down on this request: try again", retry_after=5))
+            self._queue.fail(
+                list(left), UnavailableError("the engine broke down on this request: try again", retry_after=5)
+            )
             return False
         finally:
             self._busy_since = None

@@ -216,6 +216,18 @@ def test_given_rationales(model: SentenceTransformer) -> None:
         grace_st.encode_with_rationales(model, ["a"], rationales=[[99999]])
 
 
+def test_rollouts_are_told_of_as_they_end(model: SentenceTransformer) -> None:
+    module = model[0]
+    prompts = module.prompts_of([*TEXTS, TEXTS[0]])
+    told: dict[int, Any] = {}
+    rollouts = module.rollouts(prompts, on_rollout=told.__setitem__)
+    assert [told[place].ids for place in range(len(prompts))] == [rollout.ids for rollout in rollouts]
+    with pytest.raises(ValueError, match="leave out rationales and store"):
+        module.rollouts(prompts[:1], rationales=[[5]], on_rollout=told.__setitem__)
+    with pytest.raises(ValueError, match="leave out rationales and store"):
+        module.rollouts(prompts[:1], store="rationales.sqlite", on_rollout=told.__setitem__)
+
+
 def test_options_of_a_call(model: SentenceTransformer, expected: np.ndarray) -> None:
     short = grace_st.encode_with_rationales(model, TEXTS, max_new_tokens=2)
     assert max(len(encoding.rationale_ids) for encoding in short) == 2

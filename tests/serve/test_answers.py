@@ -205,7 +205,7 @@ def test_a_store_that_fails_costs_no_answer(
     monkeypatch.setattr(RationaleStore, "put", full)
     with running(Service(lambda: ModelBackend(model, store), names=["m"])) as server:
         assert_close(server.vectors(input=TEXTS[:1]), model.encode(TEXTS[:1], normalize_embeddings=True))
-    assert "cannot be read" in caplog.text and "1 rationales are not kept: the disk is full" in caplog.text
+    assert "cannot be read" in caplog.text and "a rationale is not kept: the disk is full" in caplog.text
 
 
 # ------------------------------------------------------------------ loading

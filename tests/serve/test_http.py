@@ -470,17 +470,72 @@ def test_one_text_without_a_vector_costs_its_neighbours_nothing(pool: ThreadPool
         until_failure = [NonFiniteVectorError(0, "hidden states")]
         original = backend.compute
 
-        def compute(prompts: Any, sampling: Any) -> Any:
-            answers = original(prompts, sampling)
+        def compute(prompts: Any, sampling: Any, on_answer: Any) -> None:
             if len(prompts) == 2 and until_failure:
                 raise until_failure.pop()
-            return answers
+            original(prompts, sampling, on_answer)
 
         backend.compute = compute  # type: ignore[method-assign]
         backend.gate.set()
         assert first.result().status == good.result().status == 200
         assert (bad.result().status, bad.result().error["code"]) == (500, "non_finite_vector")
         assert server.get("/ready").status == 200
+
+
+def test_an_answer_does_not_wait_for_its_batch(pool: ThreadPoolExecutor) -> None:
+    """Two requests in one batch: the one whose text is done is answered while the other's is still being written."""
+    backend, slow = FakeBackend(), threading.Event()
+    with running(fake_service(backend, limits=LIMITS)) as server:
+        first = held(backend, server, pool)
+        original = backend.compute
+
+        def compute(prompts: Any, sampling: Any, on_answer: Any) -> None:
+            assert len(prompts) == 2
+            original(prompts[1:], sampling, lambda _, answer: on_answer(1, answer))
+            assert slow.wait(SECONDS)
+            original(prompts[:1], sampling, on_answer)
+
+        long = pool.submit(server.embed, input=["a long story"])
+        until(lambda: server.service.queue.waiting == 1)
+        short = pool.submit(server.embed, input=["b"])
+        until(lambda: server.service.queue.waiting == 2)
+        backend.compute = compute  # type: ignore[method-assign]
+        backend.gate.set()
+        assert first.result().status == short.result(SECONDS).status == 200
+        assert not long.done()
+        slow.set()
+        assert long.result().status == 200
+
+
+def test_a_breakdown_costs_only_what_has_no_answer(pool: ThreadPoolExecutor) -> None:
+    backend = FakeBackend()
+    with running(fake_service(backend, limits=LIMITS)) as server:
+        first = held(backend, server, pool)
+        done = pool.submit(server.embed, input=["a"])
+        until(lambda: server.service.queue.waiting == 1)
+        lost = pool.submit(server.embed, input=["b"])
+        until(lambda: server.service.queue.waiting == 2)
+        original = backend.compute
+
+        def compute(prompts: Any, sampling: Any, on_answer: Any) -> None:
+            original(prompts[:1], sampling, on_answer)
+            backend.compute = original  # type: ignore[method-assign]
+            raise RuntimeError("broken")
+
+        backend.compute = compute  # type: ignore[method-assign]
+        backend.gate.set()
+        assert first.result().status == done.result().status == 200
+        assert (lost.result().status, lost.result().error["code"]) == (503, "engine_unavailable")
+
+
+def test_an_engine_that_forgets_a_text_has_broken_down(pool: ThreadPoolExecutor) -> None:
+    backend = FakeBackend()
+    original = backend.compute
+    backend.compute = lambda prompts, sampling, on_answer: None  # type: ignore[method-assign]
+    with running(fake_service(backend, limits=LIMITS)) as server:
+        assert server.embed(input="a").status == 503
+        backend.compute = original  # type: ignore[method-assign]
+        until(lambda: server.embed(input="a").status == 200)
 
 
 def test_a_defect_of_ours_is_an_answer_too(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
