@@ -155,6 +155,8 @@ def _rest() -> Iterable[Row]:
         name = f"span-{variant.replace('_', '-')}"
         row = _row(SPANS, name, f"GRACE `{variant}`", alone, f"reward.variant={variant}")
         yield replace(row, span="rationale")
+    row = _row(SPANS, "span-hard-3", "GRACE `per_rollout`, lambda2 = 3", alone, "reward.lambda_hard=3")
+    yield replace(row, span="rationale")
     # 4. The two penalties differ only where rationales reach the budget.
     yield replace(
         span, name="tight", label="reasoning, untrained", section=PENALTIES, span="text_and_rationale", budget=24
