@@ -32,7 +32,7 @@ from grace_st.cli.terminal import open_console, quiet_libraries, write_json
 if TYPE_CHECKING:
     from grace_st.bulk.encoder import ModelEncoder
     from grace_st.bulk.job import Job, Outcome
-    from grace_st.bulk.store import Mode
+    from grace_st.bulk.resuming import Mode
 
 STANDARD_STREAM = "-"
 
@@ -153,9 +153,9 @@ def _run(arguments: argparse.Namespace) -> int:
     destination_format = _output_format(arguments)
     _check_options(arguments)
 
+    from grace_st.bulk.destination import Destination
     from grace_st.bulk.job import Job, encode_to_file, encode_to_stream
     from grace_st.bulk.readers import Source
-    from grace_st.bulk.store import Destination
 
     job = Job(
         source=Source(path=source, format=source_format, field=arguments.field, id_field=arguments.id_field),

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from grace_st.bulk.formats import import_parquet
 from grace_st.bulk.lock import LOCK_NAME, FolderLock
-from grace_st.bulk.store import Mode, Settings, compare_settings
+from grace_st.bulk.resuming import Mode, Settings, compare_settings
 from grace_st.scale.files import InputFile, Place, place_of
 from grace_st.scale.shards import Shard, shard_name
 from grace_st.store import RationaleStore, StoreError

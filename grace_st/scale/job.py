@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from grace_st.bulk import DEFAULT_CHUNK_SIZE
 from grace_st.bulk.formats import InputFormat
+from grace_st.bulk.resuming import Mode
 from grace_st.bulk.rows import InputError
-from grace_st.bulk.store import Mode
 from grace_st.scale import DEFAULT_SHARD_ROWS
 from grace_st.scale.blocks import Block, FileContent, RowReader
 from grace_st.scale.errors import RemoteTracebackError, WorkerError
