@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,8 @@ from grace_st.engines.base import (
     checked,
     rollout_seed,
 )
-from grace_st.engines.requests import check_requests, deduplicate, pooled_from
+from grace_st.engines.distinct import DistinctRollouts, DistinctSequences, deduplicate
+from grace_st.engines.requests import check_requests, pooled_from, without_rationales
 from grace_st.engines.vllm import check
 from grace_st.engines.vllm.cause import of_exit, of_message
 from grace_st.engines.vllm.errors import VllmDiedError, VllmError, VllmMismatchError, VllmSilentError, VllmStartError
@@ -207,42 +208,21 @@ class VllmEngine:
                 ``on_rollout``.
             VllmSilentError: It has made no step for longer than ``step_limit``.
         """
-        count = sampling.num_samples
         if sampling.max_new_tokens == 0:
-            rollouts = self.embed(prompts, [()] * len(prompts), progress=progress)
-            if sampling.logprobs:
-                rollouts = [replace(rollout, logprobs=()) for rollout in rollouts]
-            repeated = [rollout for rollout in rollouts for _ in range(count)]
-            if on_rollout is not None:
-                for place, rollout in enumerate(repeated):
-                    on_rollout(place, rollout)
-            return repeated
-        budget = sampling.max_new_tokens
+            return without_rationales(self, prompts, sampling, progress=progress, on_rollout=on_rollout)
+        count, budget = sampling.num_samples, sampling.max_new_tokens
         self._check(prompts, [budget] * len(prompts))
         if sampling.do_sample and not self.ready.seeds:
             raise ValueError(
                 "vLLM cannot sample with seeds on a CPU while it reads prompts in pieces: leave out the engine option "
                 "enable_chunked_prefill=true, or do_sample"
             )
-        distinct, owners = deduplicate([(*prompt.ids, prompt.pool_start) for prompt in prompts])
-        places: list[list[int]] = [[] for _ in distinct]
-        for place, owner in enumerate(owners):
-            places[owner].append(place)
-        done: dict[int, Rollout] = {}
-        remaining = [count] * len(distinct)
+        wanted = DistinctRollouts(prompts, count, progress=progress, on_rollout=on_rollout)
 
         def finish(number: int, rollout: Rollout) -> None:
             """Rollout ``number``: prompts in order, and the samples of each."""
-            done[number] = rollout
-            prompt, sample = divmod(number, count)
-            remaining[prompt] -= 1
-            if on_rollout is not None:
-                for place in places[prompt]:
-                    on_rollout(place * count + sample, rollout)
-            if progress is not None and remaining[prompt] == 0:
-                progress(len(places[prompt]))
+            wanted.finish(*divmod(number, count), rollout)
 
-        work = [prompts[index] for index in distinct]
         # One token more than the budget: the last one of a batch of tokens is sampled, but not fed.
         extra = 0 if self.options.two_pass else 1
         jobs = [
@@ -253,20 +233,21 @@ class VllmEngine:
                 max_tokens=budget + extra,
                 seed=rollout_seed(sampling.seed, prompt.ids, sample) if sampling.do_sample else None,
             )
-            for index, prompt in enumerate(work)
+            for index, prompt in enumerate(wanted.prompts)
             for sample in range(count)
         ]
-        with self._call(len(jobs), done):
+        with self._call(len(jobs), wanted.finished):
             if self.options.two_pass:
-                self._in_two_passes(jobs, sampling, finish, distinct)
+                self._in_two_passes(jobs, sampling, finish, wanted.indices)
             else:
 
                 def pooled(number: int, result: Result) -> None:
-                    vector = self._vector(result, jobs[number].start, len(jobs[number].ids), distinct[number // count])
+                    prompt = wanted.indices[number // count]
+                    vector = self._vector(result, jobs[number].start, len(jobs[number].ids), prompt)
                     finish(number, _rollout(result, budget, vector))
 
                 self._run(jobs, self._sampling(sampling), "requests", pooled)
-        return [done[owner * count + sample] for owner in owners for sample in range(count)]
+        return wanted.in_order()
 
     def embed(
         self,
@@ -276,24 +257,22 @@ class VllmEngine:
         progress: Progress | None = None,
     ) -> list[Rollout]:
         """See `grace_st.engines.base.Engine.embed`."""
-        if len(prompts) != len(rationales):
-            raise ValueError(f"got {len(prompts)} prompts and {len(rationales)} rationales: one of each is needed")
         self._check(prompts, [len(given) for given in rationales], rationales)
-        sequences = [prompt.ids + tuple(given) for prompt, given in zip(prompts, rationales, strict=True)]
-        starts = [pooled_from(prompt, self.pooling_span) for prompt in prompts]
-        distinct, owners = deduplicate([(*ids, start) for ids, start in zip(sequences, starts, strict=True)])
-        weights = np.bincount(owners, minlength=len(distinct)).tolist() if owners else []
+        distinct = DistinctSequences(prompts, rationales, self.pooling_span)
         vectors: dict[int, Tensor] = {}
 
         def finish(number: int, vector: Tensor) -> None:
             vectors[number] = vector
             if progress is not None:
-                progress(weights[number])
+                progress(distinct.counts[number])
 
-        jobs = [Job(str(number), sequences[index], starts[index], 1) for number, index in enumerate(distinct)]
+        jobs = [
+            Job(str(number), ids, start, 1)
+            for number, (ids, start) in enumerate(zip(distinct.ids, distinct.starts, strict=True))
+        ]
         with self._call(len(jobs), vectors):
-            self._pool(jobs, finish, distinct)
-        return [Rollout(tuple(given), None, vectors[owner]) for given, owner in zip(rationales, owners, strict=True)]
+            self._pool(jobs, finish, distinct.indices)
+        return distinct.in_order(vectors)
 
     def close(self) -> None:
         """End vLLM. The next call starts it again."""
@@ -369,7 +348,7 @@ class VllmEngine:
         return checked(values / expected if self.pooling == "mean" else values, prompt)
 
     def _check(
-        self, prompts: Sequence[PromptTokens], budgets: Sequence[int], rationales: Sequence[Sequence[int]] = ()
+        self, prompts: Sequence[PromptTokens], budgets: Sequence[int], rationales: Sequence[Sequence[int]] | None = None
     ) -> None:
         check_requests(
             prompts,
@@ -459,7 +438,7 @@ class VllmEngine:
             )
 
     @contextmanager
-    def _call(self, count: int, done: dict[int, Any]) -> Iterator[None]:
+    def _call(self, count: int, done: Sized) -> Iterator[None]:
         """One call at a time, with vLLM running; whatever ends it early ends vLLM, which is busy with its requests."""
         with self._lock:
             self.start()
