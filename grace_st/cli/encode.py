@@ -279,10 +279,11 @@ class _Loader:
             ValueError: Names the option.
         """
         from grace_st.engines.base import Sampling
+        from grace_st.model_files import ST_CONFIG_NAME
 
         Sampling(**{"max_new_tokens": 0, **self._sampling})
         engine_kwargs(self.arguments)
-        config = self._path / "config_sentence_transformers.json"
+        config = self._path / ST_CONFIG_NAME
         prompts = json.loads(config.read_text(encoding="utf-8")).get("prompts", {}) if config.is_file() else {}
         known = {"query", "document", *prompts}  # the two that sentence-transformers gives every model
         if self.arguments.prompt_name is not None and self.arguments.prompt_name not in known:

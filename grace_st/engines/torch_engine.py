@@ -36,6 +36,7 @@ from grace_st.engines.distinct import DistinctRollouts, DistinctSequences
 from grace_st.engines.forward import FEED_TOKENS, CausalForward
 from grace_st.engines.requests import check_requests, pooled_from, without_rationales
 from grace_st.fingerprint import adapters_fingerprint, architecture_fingerprint, weights_fingerprint
+from grace_st.half_precision import HALF
 from grace_st.pooling import pool
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,6 @@ OTHER_SLOTS = 64
 
 WINDOW = 4096
 """Prompts that are best handed over at once."""
-
-_HALF = (torch.float16, torch.bfloat16)
 
 _most_slots: ContextVar[int | None] = ContextVar("most_slots", default=None)
 
@@ -123,7 +122,7 @@ class TorchEngine:
         """See `grace_st.engines.base.Engine.fingerprint`. In half precision the number of slots matters as well."""
         device = self.model.device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        is_half = self.model.dtype in _HALF or autocast in _HALF
+        is_half = self.model.dtype in HALF or autocast in HALF
         return {
             "engine": type(self).__name__,
             "torch": torch.__version__,
