@@ -19,7 +19,8 @@ from grace_st.engines.base import NonFiniteVectorError, PromptTokens, Sampling
 from grace_st.engines.forward import CausalForward, context_length
 from grace_st.engines.requests import check_context
 from grace_st.model import GraceModel
-from grace_st.module import SHIM_TYPE, GenerateThenPool
+from grace_st.model_files import LOADER_TYPE, MODULES_NAME
+from grace_st.module import GenerateThenPool
 from grace_st.paths import destination as destination_folder
 from grace_st.paths import local_or_hub, written_whole
 from grace_st.template import SystemRole, render_template
@@ -225,10 +226,10 @@ def write_folder(
     """
     model = GraceModel(modules=[module], device=str(module.model.device), similarity_fn_name="cosine")
     model.save(str(folder), create_model_card=False)
-    modules_path = folder / "modules.json"
+    modules_path = folder / MODULES_NAME
     modules = json.loads(modules_path.read_text(encoding="utf-8"))
     # The stub beside the weights, not this package's path: where the package is missing, it says so clearly.
-    modules[0]["type"] = SHIM_TYPE
+    modules[0]["type"] = LOADER_TYPE
     modules_path.write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
     write_folder_card(folder, name=name, made_from=source, base_model=base_model, is_conversion=not is_trained)
 

@@ -20,12 +20,13 @@ from grace_st.encoding import Encoding, check_texts, encode_with_rationales, gra
 from grace_st.engines.base import Progress
 from grace_st.engines.choice import check_engine
 from grace_st.explain import DocumentId, Explanation, RankingExplanation, explain_pair, explain_ranking
-from grace_st.module import SHIM_TYPE, GenerateThenPool, reporting_progress
+from grace_st.model_files import LOADER_TYPE, MODULES_NAME
+from grace_st.module import GenerateThenPool, reporting_progress
 from grace_st.paths import local_or_hub
 from grace_st.store import RationaleStore
 from grace_st.truncation import one_truncation_warning
 
-_OWN_CLASSES = {SHIM_TYPE: GenerateThenPool, "grace_st.module.GenerateThenPool": GenerateThenPool}
+_OWN_CLASSES = {LOADER_TYPE: GenerateThenPool, "grace_st.module.GenerateThenPool": GenerateThenPool}
 
 
 class GraceModel(SentenceTransformer):
@@ -239,7 +240,7 @@ def load(
     check_engine(engine, engine_kwargs)
     name = local_or_hub(folder)
     is_local = Path(name).is_dir()
-    for required in (CONFIG_NAME, "modules.json"):
+    for required in (CONFIG_NAME, MODULES_NAME):
         found = load_file_path(
             name, required, token=token, cache_folder=cache_folder, revision=revision, local_files_only=is_local
         )

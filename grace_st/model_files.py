@@ -1,12 +1,29 @@
-"""The files of a model folder that its vectors depend on. Imports no torch."""
+"""The files of a model folder: their names, the loader stub, and those that vectors depend on. Imports no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from importlib import resources
 from pathlib import Path
 
+MODULES_NAME = "modules.json"
+"""Where sentence-transformers keeps the modules of a model, in their order."""
+
+ST_CONFIG_NAME = "config_sentence_transformers.json"
+
+LOADER_NAME = "modeling_grace.py"
+"""The loader stub: where this package is missing, it says so clearly."""
+
+LOADER_TYPE = "modeling_grace.GenerateThenPool"
+"""The class of our module as ``modules.json`` names it: that of the stub."""
+
 _READ_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".py")
+
+
+def loader_stub() -> str:
+    """What stands in the loader stub."""
+    return (resources.files("grace_st") / "templates" / LOADER_NAME).read_text(encoding="utf-8")
 
 
 def model_files(folder: Path) -> dict[str, str]:
@@ -22,7 +39,7 @@ def model_files(folder: Path) -> dict[str, str]:
         SHA-256, by the file's path in the folder.
     """
     files = [path for path in folder.iterdir() if path.suffix in _READ_SUFFIXES and path.is_file()]
-    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    modules = json.loads((folder / MODULES_NAME).read_text(encoding="utf-8"))
     for name in {module["path"] for module in modules if module["path"]}:
         files += [path for path in (folder / name).rglob("*") if path.is_file()]
     hashes = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 import logging
 import os
@@ -33,6 +32,8 @@ from grace_st.engines.requests import check_context
 from grace_st.engines.torch_engine import TorchEngine
 from grace_st.engines.vllm.engine import VllmEngine
 from grace_st.engines.vllm.loading import vllm_engine
+from grace_st.half_precision import Widening
+from grace_st.model_files import LOADER_NAME, ST_CONFIG_NAME, loader_stub
 from grace_st.prompt import RepresentationPrompt
 from grace_st.store import RationaleStore
 from grace_st.store.generation import ACCELERATOR_BATCH, CPU_BATCH, generate_with_store, store_of
@@ -41,14 +42,9 @@ from grace_st.weights import load_causal_lm
 
 logger = logging.getLogger(__name__)
 
-SHIM_NAME = "modeling_grace.py"
-SHIM_TYPE = "modeling_grace.GenerateThenPool"
 REQUIREMENTS = {
     "grace-st": {"specifier": ">=0.1", "reason": "the model writes a rationale before it embeds"},
 }
-_ST_CONFIG_NAME = "config_sentence_transformers.json"
-_HALF = (torch.float16, torch.bfloat16)
-
 
 # A context variable, so that threads that share a model report to their own.
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
@@ -114,8 +110,7 @@ class GenerateThenPool(InputModule):
         self.max_seq_length = config.max_seq_length
         self.max_new_tokens = config.max_new_tokens
         self._config = config
-        self._dtype_is_settled = keep_dtype
-        self._widened_from: torch.dtype | None = None
+        self._widening = Widening(keep_dtype=keep_dtype)
         self.tokenizer = tokenizer
         self._truncation = TruncationLog()
         self.engine: Engine
@@ -190,7 +185,7 @@ class GenerateThenPool(InputModule):
         if isinstance(self.engine, VllmEngine):
             dtype: torch.dtype = getattr(torch, self.engine.ready.dtype)
             return dtype
-        return self._widened_from or self.model.dtype
+        return self._widening.stored_dtype(self.model)
 
     def __repr__(self) -> str:
         """One line for model cards and ``print(model)``: the causal LM's class and the settings."""
@@ -431,17 +426,8 @@ class GenerateThenPool(InputModule):
             raise NonFiniteVectorError(error.index, error.what, text) from None
 
     def _widen_on_cpu(self) -> None:
-        """On a CPU compute in float32, unless a dtype was asked for: half precision is slow and imprecise there.
-
-        Once: a dtype that the caller sets afterwards (``model.half()``) stays.
-        """
-        if isinstance(self.engine, VllmEngine) or self._dtype_is_settled or self.model.device.type != "cpu":
-            return
-        self._dtype_is_settled = True
-        quantized = self.model.config.to_dict().get("quantization_config") is not None
-        if self.model.dtype in _HALF and not quantized:
-            self._widened_from = self.model.dtype
-            self.model.float()
+        if not isinstance(self.engine, VllmEngine):
+            self._widening.apply(self.model)
 
     # ---------------------------------------------------------------- load and save
 
@@ -549,10 +535,9 @@ class GenerateThenPool(InputModule):
         self._save_model(folder)
         self.tokenizer.save_pretrained(folder)
         self.config.save(folder)
-        stub = importlib.resources.files("grace_st").joinpath("templates", SHIM_NAME)
-        (folder / SHIM_NAME).write_text(stub.read_text(encoding="utf-8"), encoding="utf-8")
+        (folder / LOADER_NAME).write_text(loader_stub(), encoding="utf-8")
         # sentence-transformers writes its own config before the modules save, and leaves requirements out.
-        st_config_path = folder / _ST_CONFIG_NAME
+        st_config_path = folder / ST_CONFIG_NAME
         if st_config_path.exists():
             st_config = json.loads(st_config_path.read_text(encoding="utf-8"))
             st_config["requirements"] = {**st_config.get("requirements", {}), **REQUIREMENTS}
@@ -566,25 +551,8 @@ class GenerateThenPool(InputModule):
             eos_token_id=list(self.config.eos_token_ids),
             pad_token_id=self.config.pad_token_id,
         )
-        narrow = self._widened_from
-        if narrow is not None and not _holds(self.model, narrow):
-            narrow = None
         try:
-            if narrow is not None:
-                _cast_parameters(self.model, narrow)
-            self.model.save_pretrained(folder)
+            with self._widening.undone(self.model):
+                self.model.save_pretrained(folder)
         finally:
-            if narrow is not None:
-                _cast_parameters(self.model, torch.float32)
             self.model.generation_config = generation_config
-
-
-def _holds(model: PreTrainedModel, dtype: torch.dtype) -> bool:
-    """Whether a dtype holds all of a model's weights exactly."""
-    return all(torch.equal(parameter, parameter.to(dtype).to(parameter.dtype)) for parameter in model.parameters())
-
-
-def _cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Cast parameters alone: rotary frequencies are buffers, and would not survive half precision."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Encoding
 from transformers import PreTrainedTokenizerBase
 
 from grace_st.engines.base import PromptTokens
+from grace_st.surrogates import encodable
 
 BATCH_CHARACTERS = 1_000_000
 """Characters tokenised at once, the last text's in excess."""
@@ -260,12 +261,3 @@ def _agreement(one: str, other: str) -> int:
     if other.startswith(one):
         return len(one)
     return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(other))
-
-
-def encodable(text: str) -> str:
-    """The text with lone surrogates, which UTF-8 cannot hold, replaced by U+FFFD."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

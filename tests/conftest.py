@@ -66,11 +66,11 @@ def data_dir() -> Path:
 @pytest.fixture
 def fake_vllm(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """The process that runs vLLM is a fake, and a real process; ``fake_vllm("die=7")`` says what it does besides."""
-    from grace_st.engines.vllm import engine, loading
+    from grace_st.engines.vllm import loading, session
     from tests.vllm import fake_host
 
-    monkeypatch.setattr(engine, "HOST", (sys.executable, str(Path(fake_host.__file__))))
-    monkeypatch.setattr(engine, "require_vllm", lambda: "0.0")
+    monkeypatch.setattr(session, "HOST", (sys.executable, str(Path(fake_host.__file__))))
+    monkeypatch.setattr(session, "require_vllm", lambda: "0.0")
     monkeypatch.setattr(loading, "require_vllm", lambda: "0.0")
     monkeypatch.setenv("FAKE_VLLM", "")
     return lambda behaviour: monkeypatch.setenv("FAKE_VLLM", behaviour)

@@ -1,6 +1,6 @@
 """Jobs: encode all rows of a source into a file, chunk by chunk, or into a stream.
 
-1. Open the store, which refuses what is in the way.
+1. Open the folder of what is finished, which refuses what is in the way.
 2. Read the whole input once, if it can be read twice: every row is checked and counted.
 3. Read it again. Finished chunks are compared, others encoded and kept; the model is loaded for the first of them.
 4. Make the output of the chunks and put it in place.
@@ -20,11 +20,13 @@ from tqdm.auto import tqdm
 
 from grace_st.bulk import DEFAULT_CHUNK_SIZE, writers
 from grace_st.bulk.chunks import Totals, chunked, joined
+from grace_st.bulk.destination import Destination
 from grace_st.bulk.encoder import Encoder, EncoderLoader
 from grace_st.bulk.formats import import_parquet
+from grace_st.bulk.partial_output import PartialOutput
 from grace_st.bulk.readers import Source
+from grace_st.bulk.resuming import Mode
 from grace_st.bulk.rows import BadRows, InputError, Row, digest_of
-from grace_st.bulk.store import Destination, Mode, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ def encode_to_file(job: Job, destination: Destination, mode: Mode = "new") -> Ou
     Args:
         job: What to encode.
         destination: Where to.
-        mode: What to do with what is there, see `Store`.
+        mode: What to do with what is there, see `PartialOutput`.
 
     Raises:
         InputError: The input cannot be used, or is not the one that is resumed.
@@ -88,18 +90,18 @@ def encode_to_file(job: Job, destination: Destination, mode: Mode = "new") -> Ou
     if destination.format == "parquet":
         import_parquet()
     _refuse_input_as_output(job.source, destination)
-    with Store(destination, mode) as store:
-        if store.is_complete:
+    with PartialOutput(destination, mode) as partial:
+        if partial.is_complete:
             return Outcome(totals=None, paths=destination.paths)
-        run = _FileRun(job, destination, store)
+        run = _FileRun(job, destination, partial)
         try:
             return run.run(started)
         except KeyboardInterrupt as error:
-            error.add_note(store.how_to_go_on())
+            error.add_note(partial.how_to_go_on())
             raise
         except BaseException as error:
-            if run.is_encoding and store.finished():
-                error.add_note(store.how_to_go_on())
+            if run.is_encoding and partial.finished():
+                error.add_note(partial.how_to_go_on())
             raise
 
 
@@ -161,12 +163,12 @@ def _checked(job: Job) -> Iterator[list[Row]]:
 
 
 class _FileRun:
-    """The steps of `encode_to_file` once the store is open."""
+    """The steps of `encode_to_file` once the folder of what is finished is open."""
 
-    def __init__(self, job: Job, destination: Destination, store: Store) -> None:
+    def __init__(self, job: Job, destination: Destination, partial: PartialOutput) -> None:
         self._job = job
         self._destination = destination
-        self._store = store
+        self._partial = partial
         self.is_encoding = False
 
     @cached_property
@@ -174,15 +176,15 @@ class _FileRun:
         return self._job.loader.settings()
 
     def run(self, started: float) -> Outcome:
-        job, store = self._job, self._store
-        store.check(job.settings)
-        resumed = store.totals().rows
+        job, partial = self._job, self._partial
+        partial.check(job.settings)
+        resumed = partial.totals().rows
         expected = None if job.source.is_stream else self._check_input()
-        if store.finished():
-            store.check(self._model_settings)
+        if partial.finished():
+            partial.check(self._model_settings)
         self.is_encoding = True
         bad_rows = self._encode(expected, resumed)
-        totals = store.totals()
+        totals = partial.totals()
         if expected is not None and totals.rows != expected:
             raise InputError(
                 f"{job.source.name} had {expected} rows when it was checked and {totals.rows} when it was read: "
@@ -199,25 +201,25 @@ class _FileRun:
 
     def _check_input(self) -> int:
         """Read the whole input; compare what is finished; the number of good rows."""
-        finished = set(self._store.finished())
+        finished = set(self._partial.finished())
         rows = count = 0
         for index, batch in enumerate(_checked(self._job)):
             if index in finished:
                 self._compare(index, batch)
             rows += len(batch)
             count += 1
-        self._store.check_count(count, self._job.source.name)
+        self._partial.check_count(count, self._job.source.name)
         return rows
 
     def _compare(self, index: int, batch: list[Row]) -> None:
         first = index * self._job.chunk_size
         place = f"{self._job.source.name}: rows {first} to {first + len(batch) - 1}"
-        self._store.check_chunk(index, digest_of(batch), place)
+        self._partial.check_chunk(index, digest_of(batch), place)
 
     def _encode(self, expected: int | None, resumed: int) -> int:
         """Encode what is not finished; the number of bad rows."""
-        job, store = self._job, self._store
-        finished = set(store.finished())
+        job, partial = self._job, self._partial
+        finished = set(partial.finished())
         rows = _Pass(job)
         encoder: Encoder | None = None
         count = 0
@@ -234,8 +236,8 @@ class _FileRun:
                     bar.set_description("Rows")
                 encoded = encoder.encode([row.text for row in batch], bar.update)
                 chunk, totals = joined(batch, encoded, rationales=self._destination.rationales)
-                store.write(index, chunk, totals, digest_of(batch))
-        store.check_count(count, job.source.name)
+                partial.write(index, chunk, totals, digest_of(batch))
+        partial.check_count(count, job.source.name)
         return rows.bad.count
 
     def _load(self, rows: int | None) -> Encoder:
@@ -243,27 +245,27 @@ class _FileRun:
         encoder = self._job.loader.load()
         if rows is not None:
             self._check_space(rows * encoder.dimension * 4)
-        self._store.begin({**settings, **encoder.settings})
+        self._partial.begin({**settings, **encoder.settings})
         return encoder
 
     def _check_space(self, size: int) -> None:
         # Vectors are in the chunks first and in the output as well then. What else is written comes on top.
         needed = size if self._destination.format == "parquet" else 2 * size
-        free = shutil.disk_usage(self._store.folder).free
+        free = shutil.disk_usage(self._partial.folder).free
         if needed > free:
             raise OSError(
-                f"the vectors need {needed / 1e9:.1f} GB in {self._store.folder.parent}, and {free / 1e9:.1f} GB are "
+                f"the vectors need {needed / 1e9:.1f} GB in {self._partial.folder.parent}, and {free / 1e9:.1f} GB are "
                 "free: make room, or choose another output"
             )
 
     def _place(self, totals: Totals) -> None:
-        destination, chunks = self._destination, self._store.chunks()
+        destination, chunks = self._destination, self._partial.chunks()
         if destination.format == "npy":
-            self._store.place(lambda rows, vectors: writers.write_npy(vectors, rows, chunks, totals))
+            self._partial.place(lambda rows, vectors: writers.write_npy(vectors, rows, chunks, totals))
         elif destination.format == "jsonl":
-            self._store.place(lambda stream: writers.write_jsonl(stream, chunks))
+            self._partial.place(lambda stream: writers.write_jsonl(stream, chunks))
         else:
-            self._store.place(
+            self._partial.place(
                 lambda stream: writers.write_parquet(stream, chunks, totals, rationales=destination.rationales)
             )
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from grace_st.bulk.chunks import Chunk, Totals
 from grace_st.bulk.formats import import_parquet
-from grace_st.bulk.rows import Scalar, encodable, json_line
+from grace_st.bulk.rows import Scalar, json_line
+from grace_st.surrogates import encodable
 
 ROW_GROUP = 8192
 """Rows that a Parquet row group has at least, however small the chunks are."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grace_st.config import CONFIG_NAME, DEFAULT_SYSTEM_PROMPT, GraceConfig
+from grace_st.model_files import MODULES_NAME, ST_CONFIG_NAME
 
 SIMILARITIES = {
     "cosine": "Cosine Similarity",
@@ -69,25 +70,23 @@ def folder_settings(folder: Path) -> Settings:
         FileNotFoundError: It is no GRACE model folder.
         ValueError: A configuration in it cannot be used.
     """
-    for name in (CONFIG_NAME, "modules.json", "config.json"):
+    for name in (CONFIG_NAME, MODULES_NAME, "config.json"):
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"{folder} is not a GRACE model folder (it has no {name}): make one with `grace-st convert SOURCE "
                 "FOLDER`, or train one"
             )
     config = GraceConfig.from_file(folder / CONFIG_NAME)
-    modules = read_json(folder / "modules.json", list)
+    modules = read_json(folder / MODULES_NAME, list)
     model = read_json(folder / "config.json", dict)
-    path = folder / "config_sentence_transformers.json"
+    path = folder / ST_CONFIG_NAME
     library = read_json(path, dict) if path.is_file() else {}
     similarity = library.get("similarity_fn_name") or "cosine"
     try:
         names = [str(module["type"]).rpartition(".")[2] for module in modules]
         places = [str(module["path"]) for module in modules]
     except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{folder / 'modules.json'} must hold modules with a type and a path: save it again"
-        ) from error
+        raise ValueError(f"{folder / MODULES_NAME} must hold modules with a type and a path: save it again") from error
     return Settings(
         architecture=str((model.get("architectures") or [model.get("model_type", "unknown")])[0]),
         modules=", ".join(names),

@@ -32,7 +32,7 @@ from grace_st.cli.terminal import open_console, quiet_libraries, write_json
 if TYPE_CHECKING:
     from grace_st.bulk.encoder import ModelEncoder
     from grace_st.bulk.job import Job, Outcome
-    from grace_st.bulk.store import Mode
+    from grace_st.bulk.resuming import Mode
 
 STANDARD_STREAM = "-"
 
@@ -153,9 +153,9 @@ def _run(arguments: argparse.Namespace) -> int:
     destination_format = _output_format(arguments)
     _check_options(arguments)
 
+    from grace_st.bulk.destination import Destination
     from grace_st.bulk.job import Job, encode_to_file, encode_to_stream
     from grace_st.bulk.readers import Source
-    from grace_st.bulk.store import Destination
 
     job = Job(
         source=Source(path=source, format=source_format, field=arguments.field, id_field=arguments.id_field),
@@ -279,10 +279,11 @@ class _Loader:
             ValueError: Names the option.
         """
         from grace_st.engines.base import Sampling
+        from grace_st.model_files import ST_CONFIG_NAME
 
         Sampling(**{"max_new_tokens": 0, **self._sampling})
         engine_kwargs(self.arguments)
-        config = self._path / "config_sentence_transformers.json"
+        config = self._path / ST_CONFIG_NAME
         prompts = json.loads(config.read_text(encoding="utf-8")).get("prompts", {}) if config.is_file() else {}
         known = {"query", "document", *prompts}  # the two that sentence-transformers gives every model
         if self.arguments.prompt_name is not None and self.arguments.prompt_name not in known:

@@ -13,7 +13,7 @@ from grace_st.cli.terminal import open_console, write_json
 from grace_st.scale import DEFAULT_SHARD_ROWS
 
 if TYPE_CHECKING:
-    from grace_st.bulk.store import Mode
+    from grace_st.bulk.resuming import Mode
     from grace_st.scale.worker import StoringEncoderLoader
 
 _OPTIONS = ("workers", "address", "gpus_per_worker", "shard_rows")

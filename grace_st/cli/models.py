@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from grace_st.cli.command import CommandError
+from grace_st.config import CONFIG_NAME
+from grace_st.model_files import MODULES_NAME
 
 BUNDLED = "grace-nano"
 
@@ -22,9 +24,9 @@ def model_folder(name: str) -> Path | None:
         raise CommandError(
             f"{name} is not a folder; make one with `grace-st convert SOURCE {name}`, or try --model {BUNDLED}"
         )
-    if not (folder / "grace_config.json").is_file() or not (folder / "modules.json").is_file():
+    if not (folder / CONFIG_NAME).is_file() or not (folder / MODULES_NAME).is_file():
         raise CommandError(
-            f"{name} is not a GRACE model folder (it needs grace_config.json and modules.json): make one with "
+            f"{name} is not a GRACE model folder (it needs {CONFIG_NAME} and {MODULES_NAME}): make one with "
             f"`grace-st convert {name} FOLDER`"
         )
     return folder

@@ -40,13 +40,11 @@ def embed_prefixes(
             or prompt and rationale do not fit the context.
         NonFiniteVectorError: A vector is not finite.
     """
-    if len(prompts) != len(rationales):
-        raise ValueError(f"got {len(prompts)} prompts and {len(rationales)} rationales: one of each is needed")
     if not budgets or budgets[0] < 0 or any(first >= second for first, second in pairwise(budgets)):
         raise ValueError(f"budgets must be ascending integers >= 0, at least one, got {list(budgets)}")
     # What is behind the largest budget is in no vector.
     given = [tuple(rationale)[: budgets[-1]] for rationale in rationales]
-    engine._check(prompts, [len(ids) for ids in given], given)
+    engine.check(prompts, [len(ids) for ids in given], given)
     sequences = [prompt.ids + ids for prompt, ids in zip(prompts, given, strict=True)]
     result = torch.empty(len(budgets), len(prompts), engine.embedding_dimension)
     queue = sorted(range(len(prompts)), key=lambda index: -len(sequences[index]))
@@ -62,11 +60,11 @@ def embed_prefixes(
                 result[place, index] = checked(pooled[place, row], index)
         del queue[: len(batch)]
 
-    with engine._inference():
+    with engine.inference():
         while queue:
             width = len(sequences[queue[0]])
             count = min(engine.slots_for(width), max(1, FEED_TOKENS // width), len(queue))
-            engine._attempt(partial(pool_next, count), count)
+            engine.attempt(partial(pool_next, count), count)
     return result
 
 

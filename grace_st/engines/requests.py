@@ -1,17 +1,18 @@
-"""What all engines do with the prompts of a call before work starts. Knows token ids only."""
+"""What all engines do alike with the prompts of a call, most of it before work starts. Knows token ids only."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from grace_st.config import PoolingSpan
-from grace_st.engines.base import PromptTokens
+from grace_st.engines.base import Engine, OnRollout, Progress, PromptTokens, Rollout, Sampling
 
 
 def check_requests(
     prompts: Sequence[PromptTokens],
     budgets: Sequence[int],
-    rationales: Sequence[Sequence[int]] = (),
+    rationales: Sequence[Sequence[int]] | None = None,
     *,
     context_length: int | None,
     vocabulary_size: int,
@@ -26,9 +27,12 @@ def check_requests(
         vocabulary_size: How many token ids have an embedding.
 
     Raises:
-        ValueError: A token id has no embedding, a prompt is empty, or one is too long with its budget.
+        ValueError: There is not one rationale for each prompt, a token id has no embedding, a prompt is empty, or one
+            is too long with its budget.
     """
-    for kind, sequences in (("prompt", [prompt.ids for prompt in prompts]), ("rationale", rationales)):
+    if rationales is not None and len(prompts) != len(rationales):
+        raise ValueError(f"got {len(prompts)} prompts and {len(rationales)} rationales: one of each is needed")
+    for kind, sequences in (("prompt", [prompt.ids for prompt in prompts]), ("rationale", rationales or ())):
         for index, ids in enumerate(sequences):
             if ids and not (min(ids) >= 0 and max(ids) < vocabulary_size):
                 wrong = next(item for item in ids if not 0 <= item < vocabulary_size)
@@ -56,17 +60,26 @@ def pooled_from(prompt: PromptTokens, pooling_span: PoolingSpan) -> int:
     return last if pooling_span == "rationale" else min(prompt.pool_start, last)
 
 
-def deduplicate(keys: Sequence[tuple[int, ...]]) -> tuple[list[int], list[int]]:
-    """Indices of the first occurrence of each key, and for every key which of those it is."""
-    seen: dict[tuple[int, ...], int] = {}
-    distinct: list[int] = []
-    owners: list[int] = []
-    for index, key in enumerate(keys):
-        if key not in seen:
-            seen[key] = len(distinct)
-            distinct.append(index)
-        owners.append(seen[key])
-    return distinct, owners
+def without_rationales(
+    engine: Engine,
+    prompts: Sequence[PromptTokens],
+    sampling: Sampling,
+    *,
+    progress: Progress | None = None,
+    on_rollout: OnRollout | None = None,
+) -> list[Rollout]:
+    """What `Engine.generate` gives where the budget is 0: the vector of each prompt alone, as often as it is asked for.
+
+    See there for arguments, result and errors.
+    """
+    rollouts = engine.embed(prompts, [()] * len(prompts), progress=progress)
+    if sampling.logprobs:
+        rollouts = [replace(rollout, logprobs=()) for rollout in rollouts]
+    repeated = [rollout for rollout in rollouts for _ in range(sampling.num_samples)]
+    if on_rollout is not None:
+        for place, rollout in enumerate(repeated):
+            on_rollout(place, rollout)
+    return repeated
 
 
 def check_context(max_seq_length: int, max_new_tokens: int, context_length: int | None) -> None:

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -33,9 +32,11 @@ from grace_st.engines.base import (
     checked,
 )
 from grace_st.engines.decoding import Decoding, Job
+from grace_st.engines.distinct import DistinctRollouts, DistinctSequences
 from grace_st.engines.forward import FEED_TOKENS, CausalForward
-from grace_st.engines.requests import check_requests, deduplicate, pooled_from
+from grace_st.engines.requests import check_requests, pooled_from, without_rationales
 from grace_st.fingerprint import adapters_fingerprint, architecture_fingerprint, weights_fingerprint
+from grace_st.half_precision import HALF
 from grace_st.pooling import pool
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,6 @@ OTHER_SLOTS = 64
 
 WINDOW = 4096
 """Prompts that are best handed over at once."""
-
-_HALF = (torch.float16, torch.bfloat16)
 
 _most_slots: ContextVar[int | None] = ContextVar("most_slots", default=None)
 
@@ -123,7 +122,7 @@ class TorchEngine:
         """See `grace_st.engines.base.Engine.fingerprint`. In half precision the number of slots matters as well."""
         device = self.model.device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        is_half = self.model.dtype in _HALF or autocast in _HALF
+        is_half = self.model.dtype in HALF or autocast in HALF
         return {
             "engine": type(self).__name__,
             "torch": torch.__version__,
@@ -193,41 +192,18 @@ class TorchEngine:
     ) -> list[Rollout]:
         """See `grace_st.engines.base.Engine.generate`. Equal prompts are generated once."""
         if sampling.max_new_tokens == 0:
-            rollouts = self.embed(prompts, [()] * len(prompts), progress=progress)
-            if sampling.logprobs:
-                rollouts = [replace(rollout, logprobs=()) for rollout in rollouts]
-            repeated = [rollout for rollout in rollouts for _ in range(sampling.num_samples)]
-            if on_rollout is not None:
-                for place, rollout in enumerate(repeated):
-                    on_rollout(place, rollout)
-            return repeated
-        self._check(prompts, [sampling.max_new_tokens] * len(prompts))
-        distinct, owners = deduplicate([(*prompt.ids, prompt.pool_start) for prompt in prompts])
-        work = [prompts[index] for index in distinct]
+            return without_rationales(self, prompts, sampling, progress=progress, on_rollout=on_rollout)
+        self.check(prompts, [sampling.max_new_tokens] * len(prompts))
+        wanted = DistinctRollouts(prompts, sampling.num_samples, progress=progress, on_rollout=on_rollout)
+        work = wanted.prompts
         starts = [self.pooled_from(prompt) for prompt in work]
         # Longest first: prompts that are admitted together are of similar length, and what does not fit into
         # memory shows at once.
         order = sorted(range(len(work)), key=lambda index: -len(work[index].ids))
         longest = len(work[order[0]].ids) + sampling.max_new_tokens if work else 0
         jobs = [Job(index, sample) for index in order for sample in range(sampling.num_samples)]
-        done: dict[Job, Rollout] = {}
-        remaining = [sampling.num_samples] * len(work)
-        places: list[list[int]] = [[] for _ in work]
-        for place, owner in enumerate(owners):
-            places[owner].append(place)
-
-        def finish(job: Job, rollout: Rollout) -> None:
-            done[job] = rollout
-            remaining[job.prompt] -= 1
-            if on_rollout is not None:
-                for place in places[job.prompt]:
-                    on_rollout(place * sampling.num_samples + job.sample, rollout)
-            if progress is not None and remaining[job.prompt] == 0:
-                progress(len(places[job.prompt]))
-
-        with self._inference(), _naming(distinct):
-            while len(done) < len(jobs):
-                pending = [job for job in jobs if job not in done]
+        with self.inference(), _naming(wanted.indices):
+            while pending := [job for job in jobs if (job.prompt, job.sample) not in wanted.finished]:
                 slots = self.slots_for(longest)
                 decoding = Decoding(
                     self.forward,
@@ -237,10 +213,10 @@ class TorchEngine:
                     eos_token_ids=self.eos_token_ids,
                     slots=slots,
                     share_prefix=self.share_prefix,
-                    finish=finish,
+                    finish=lambda job, rollout: wanted.finish(job.prompt, job.sample, rollout),
                 )
-                self._attempt(partial(decoding.run, pending), slots)
-        return [done[Job(owner, sample)] for owner in owners for sample in range(sampling.num_samples)]
+                self.attempt(partial(decoding.run, pending), slots)
+        return wanted.in_order()
 
     def embed(
         self,
@@ -250,37 +226,26 @@ class TorchEngine:
         progress: Progress | None = None,
     ) -> list[Rollout]:
         """See `grace_st.engines.base.Engine.embed`. One forward, no generation."""
-        if len(prompts) != len(rationales):
-            raise ValueError(f"got {len(prompts)} prompts and {len(rationales)} rationales: one of each is needed")
-        sequences = [prompt.ids + tuple(given) for prompt, given in zip(prompts, rationales, strict=True)]
-        self._check(prompts, [len(given) for given in rationales], rationales)
-        starts = [self.pooled_from(prompt) for prompt in prompts]
-        keys = [(*sequence, start) for sequence, start in zip(sequences, starts, strict=True)]
-        distinct, owners = deduplicate(keys)
-        queue = sorted(distinct, key=lambda index: -len(sequences[index]))
-        weights: dict[int, int] = {}
-        for owner in owners:
-            weights[distinct[owner]] = weights.get(distinct[owner], 0) + 1
+        self.check(prompts, [len(given) for given in rationales], rationales)
+        distinct = DistinctSequences(prompts, rationales, self.pooling_span)
+        queue = sorted(range(len(distinct.ids)), key=lambda number: -len(distinct.ids[number]))
         vectors: dict[int, Tensor] = {}
 
         def pool_next(count: int) -> None:
             batch = queue[:count]
-            pooled = self._pool_whole([sequences[i] for i in batch], [starts[i] for i in batch])
-            for index, vector in zip(batch, pooled, strict=True):
-                vectors[index] = checked(vector, index)
+            pooled = self._pool_whole([distinct.ids[i] for i in batch], [distinct.starts[i] for i in batch])
+            for number, vector in zip(batch, pooled, strict=True):
+                vectors[number] = checked(vector, distinct.indices[number])
             del queue[: len(batch)]
             if progress is not None:
-                progress(sum(weights[index] for index in batch))
+                progress(sum(distinct.counts[number] for number in batch))
 
-        with self._inference():
+        with self.inference():
             while queue:
-                width = len(sequences[queue[0]])
+                width = len(distinct.ids[queue[0]])
                 count = min(self.slots_for(width), max(1, FEED_TOKENS // width), len(queue))
-                self._attempt(partial(pool_next, count), count)
-        return [
-            Rollout(tuple(given), None, vectors[distinct[owner]])
-            for given, owner in zip(rationales, owners, strict=True)
-        ]
+                self.attempt(partial(pool_next, count), count)
+        return distinct.in_order(vectors)
 
     def token_states(self, prompt: PromptTokens, rationale: Sequence[int]) -> Tensor:
         """What `embed` pools, before it is pooled: for looking into a vector.
@@ -297,14 +262,14 @@ class TorchEngine:
             ValueError: A token has no embedding, or prompt and rationale do not fit the context.
             NonFiniteVectorError: A state that is pooled is not finite.
         """
-        self._check([prompt], [len(rationale)], [rationale])
+        self.check([prompt], [len(rationale)], [rationale])
         found: list[Tensor] = []
 
         def feed() -> None:
             found.append(self._whole([prompt.ids + tuple(rationale)])[0][0].cpu())
 
-        with self._inference():
-            self._attempt(feed, 1)
+        with self.inference():
+            self.attempt(feed, 1)
         checked(found[0][self.pooled_from(prompt) :], 0)
         return found[0]
 
@@ -330,9 +295,10 @@ class TorchEngine:
 
     # ---------------------------------------------------------------- guards
 
-    def _check(
-        self, prompts: Sequence[PromptTokens], budgets: Sequence[int], rationales: Sequence[Sequence[int]] = ()
+    def check(
+        self, prompts: Sequence[PromptTokens], budgets: Sequence[int], rationales: Sequence[Sequence[int]] | None = None
     ) -> None:
+        """Refuse what the model cannot take, see `grace_st.engines.requests.check_requests`."""
         check_requests(
             prompts,
             budgets,
@@ -342,7 +308,7 @@ class TorchEngine:
         )
 
     @contextmanager
-    def _inference(self) -> Iterator[None]:
+    def inference(self) -> Iterator[None]:
         """One call at a time, evaluation mode, no gradients."""
         with self._lock, torch.no_grad():
             was_training = self.model.training
@@ -352,10 +318,13 @@ class TorchEngine:
             finally:
                 self.model.train(was_training)
 
-    def _attempt(self, work: Callable[[], None], rows: int) -> None:
+    def attempt(self, work: Callable[[], None], rows: int) -> None:
         """Do some work on ``rows`` rows at once; when an accelerator runs out of memory, note that half is enough.
 
         Then it returns, and the caller tries again.
+
+        Raises:
+            RuntimeError: Memory is not even enough for one row.
         """
         if self._ran_out_of_memory:
             # Now that the failed attempt and its traceback hold no tensors any more.

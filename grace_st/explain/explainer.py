@@ -19,8 +19,8 @@ from grace_st.explain.explanation import ExplainedText, Explanation, RationaleEn
 from grace_st.explain.ranking import DocumentId, RankedDocument, RankingExplanation
 from grace_st.explain.spans import Span, sentence_spans
 from grace_st.module import GenerateThenPool
-from grace_st.prompt import encodable
 from grace_st.store import RationaleStore
+from grace_st.surrogates import encodable
 from grace_st.truncation import one_truncation_warning
 
 MEAN_POOLINGS = ("mean", "mean_penultimate")

@@ -20,7 +20,7 @@ from grace_st import __version__
 from grace_st.explain.explanation import ExplainedText, Explanation
 from grace_st.explain.ranking import RankingExplanation
 from grace_st.explain.spans import Part
-from grace_st.prompt import encodable
+from grace_st.surrogates import encodable
 
 PART_TITLES: Mapping[Part, str] = {
     "text": "Text",

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from grace_st.cards.citation import CITATION
 from grace_st.config import CONFIG_NAME, GraceConfig
 from grace_st.fingerprint import folder_revision
+from grace_st.model_files import MODULES_NAME
 
 DEFAULT_ORGANIZATION = "local"
 
@@ -151,9 +152,9 @@ def model_meta(
         ValueError: The name or a field is refused.
     """
     path = Path(folder).expanduser().resolve()
-    if not (path / CONFIG_NAME).is_file() or not (path / "modules.json").is_file():
+    if not (path / CONFIG_NAME).is_file() or not (path / MODULES_NAME).is_file():
         raise FileNotFoundError(
-            f"{folder} is not a GRACE model folder (it needs {CONFIG_NAME} and modules.json): make one with "
+            f"{folder} is not a GRACE model folder (it needs {CONFIG_NAME} and {MODULES_NAME}): make one with "
             "`grace-st convert SOURCE FOLDER`"
         )
     name = default_name(path) if name is None else name

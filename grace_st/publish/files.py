@@ -6,21 +6,22 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from importlib import resources
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from grace_st.cards.folder import CARD_NAME
 from grace_st.cards.settings import read_json
+from grace_st.config import CONFIG_NAME
+from grace_st.model_files import LOADER_NAME, MODULES_NAME, ST_CONFIG_NAME, loader_stub
 
 LEFT_OUT = ("training", ".git", ".gitattributes", ".cache", "__pycache__")
 """What may be there and is not published: a run's own folder, which names paths of its machine; what tools leave."""
 
 _INDEX = "model.safetensors.index.json"
-_LOADER = "modeling_grace.py"
 _KNOWN = frozenset(
     {
-        "README.md",
+        CARD_NAME,
         "LICENSE",
         "LICENSE.txt",
         "LICENSE.md",
@@ -30,11 +31,11 @@ _KNOWN = frozenset(
         "USE_POLICY.md",
         "CITATION.cff",
         "config.json",
-        "config_sentence_transformers.json",
+        ST_CONFIG_NAME,
         "generation_config.json",
-        "grace_config.json",
-        "modules.json",
-        _LOADER,
+        CONFIG_NAME,
+        MODULES_NAME,
+        LOADER_NAME,
         _INDEX,
         "model.safetensors",
         "chat_template.jinja",
@@ -161,14 +162,14 @@ def _code(folder: Path) -> set[str]:
 
 
 def _module_folders(folder: Path) -> set[str]:
-    path = folder / "modules.json"
+    path = folder / MODULES_NAME
     modules = read_json(path, list) if path.is_file() else []
     return {str(module.get("path", "")) for module in modules if isinstance(module, dict)} - {""}
 
 
 def _images(folder: Path) -> set[str]:
     """Pictures that the card shows."""
-    card = folder / "README.md"
+    card = folder / CARD_NAME
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     names = re.findall(r"""(?:\]\(|src=["'])(?:\./)?([^)"'\s/]+)""", text)
     return {name for name in names if name.lower().endswith(_IMAGES)}
@@ -200,13 +201,14 @@ def weight_problems(folder: Path, names: Sequence[str]) -> Iterator[str]:
 
 def loader_problem(folder: Path) -> str | None:
     """Whether the code that others run by `trust_remote_code` is ours."""
-    path = folder / _LOADER
-    ours = (resources.files("grace_st") / "templates" / _LOADER).read_text(encoding="utf-8")
-    if path.is_file() and path.read_text(encoding="utf-8", errors="replace").split() != ours.split():
-        return f"{_LOADER} is not the loader that this grace-st writes, and others would run it: save the model again"
-    types = [str(module.get("type", "")) for module in read_json(folder / "modules.json", list)]
-    if any(type_.startswith("modeling_grace.") for type_ in types) and not path.is_file():
-        return f"{_LOADER}, which modules.json names, is missing: save the model again"
+    path = folder / LOADER_NAME
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace").split() != loader_stub().split():
+        return (
+            f"{LOADER_NAME} is not the loader that this grace-st writes, and others would run it: save the model again"
+        )
+    types = [str(module.get("type", "")) for module in read_json(folder / MODULES_NAME, list)]
+    if any(type_.startswith(f"{Path(LOADER_NAME).stem}.") for type_ in types) and not path.is_file():
+        return f"{LOADER_NAME}, which modules.json names, is missing: save the model again"
     return None
 
 

@@ -45,6 +45,12 @@ class Place:
         """The path of the folder that it is in."""
         return self.path.rpartition("/")[0] or "/"
 
+    def exists(self) -> bool:
+        """Whether there is a file or a folder."""
+        from pyarrow import fs
+
+        return bool(self.system.get_file_info(self.path).type != fs.FileType.NotFound)
+
     def child(self, name: str) -> Place:
         """What has this name in it."""
         return Place(
@@ -132,15 +138,9 @@ def list_files(name: str, input_format: InputFormat | None = None) -> Listing:
             f"--ray reads {' and '.join(CORPUS_FORMATS)}, not {input_format}: leave --ray out, or convert it"
         )
     place = place_of(name)
-    if _exists(place) or not _GLOB.search(place.path):
+    if place.exists() or not _GLOB.search(place.path):
         return _named(place, input_format)
     return _matching(place, input_format)
-
-
-def _exists(place: Place) -> bool:
-    from pyarrow import fs
-
-    return bool(place.system.get_file_info(place.path).type != fs.FileType.NotFound)
 
 
 def _named(place: Place, input_format: InputFormat | None) -> Listing:

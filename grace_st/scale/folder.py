@@ -8,100 +8,29 @@ file is whole or not there.
 from __future__ import annotations
 
 import glob
-import gzip
 import json
 import os
 import re
 import shutil
-import tempfile
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from grace_st.bulk.formats import import_parquet
 from grace_st.bulk.lock import LOCK_NAME, FolderLock
-from grace_st.bulk.store import Mode, Settings, compare_settings
-from grace_st.scale.files import InputFile, Place, place_of
-from grace_st.scale.shards import Shard, shard_name
+from grace_st.bulk.resuming import Mode, Settings, compare_settings
+from grace_st.scale.files import Place, place_of
+from grace_st.scale.plan import Plan, new_run
+from grace_st.scale.shards import shard_name
+from grace_st.scale.writing import TEMPORARY, write_whole
 from grace_st.store import RationaleStore, StoreError
 
 SUCCESS = "_SUCCESS"
 MANIFEST = "_manifest.json"
-METADATA_KEY = "grace_st"
+RUN = "_run"
+"""What the output holds only while it is made: the plan, the lock, stores, and how often shards were tried."""
 
-_RUN, _PLAN, _STORES = "_run", "plan.json.gz", "store"
+_PLAN, _STORES = "plan.json.gz", "store"
 _SHARD = re.compile(r"shard-(\d{6,})-([0-9a-f]{8})\.parquet")
-_TEMPORARY = ".tmp"
-_UPLOADED_AT_ONCE = 16 * 2**20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a run does.
-
-    Attributes:
-        run: Its name, eight hexadecimal digits.
-        settings: What the output depends on, by the name that messages give it.
-        files: The corpus.
-        shards: The output.
-        bad_rows: Rows of the corpus that are left out.
-        id_kinds: The kinds of all ids.
-        replace: Whether an output that is there may be replaced.
-    """
-
-    run: str
-    settings: Mapping[str, Any]
-    files: tuple[InputFile, ...]
-    shards: tuple[Shard, ...]
-    bad_rows: int
-    id_kinds: frozenset[str]
-    replace: bool = False
-
-    @property
-    def rows(self) -> int:
-        """Of the output."""
-        return sum(shard.rows for shard in self.shards)
-
-    def to_bytes(self) -> bytes:
-        """For `from_bytes`."""
-        head = {
-            "run": self.run,
-            "settings": dict(self.settings),
-            "files": [asdict(file) for file in self.files],
-            "bad_rows": self.bad_rows,
-            "id_kinds": sorted(self.id_kinds),
-            "replace": self.replace,
-        }
-        lines = [json.dumps(head), *(shard.to_json() for shard in self.shards)]
-        return gzip.compress("\n".join(lines).encode("ascii"), compresslevel=1, mtime=0)
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Plan:
-        """The plan that `to_bytes` wrote.
-
-        Raises:
-            ValueError: It is something else.
-            OSError: It is damaged.
-        """
-        head, *shards = gzip.decompress(data).decode("ascii").split("\n")
-        values = json.loads(head)
-        return cls(
-            run=values["run"],
-            settings=values["settings"],
-            files=tuple(InputFile(**file) for file in values["files"]),
-            shards=tuple(map(Shard.from_json, shards)),
-            bad_rows=values["bad_rows"],
-            id_kinds=frozenset(values["id_kinds"]),
-            replace=values["replace"],
-        )
-
-
-def new_run() -> str:
-    """A name for a run."""
-    return uuid.uuid4().hex[:8]
 
 
 class OutputFolder:
@@ -139,8 +68,8 @@ class OutputFolder:
         )
         self._check_place()
         # What goes on comes first: it may be about to replace what is there.
-        goes_on = self.place.is_local and self._exists(self._plan_place)
-        self.is_complete = mode == "resume" and not goes_on and self._exists(self.place.child(SUCCESS))
+        goes_on = self.place.is_local and self._plan_place.exists()
+        self.is_complete = mode == "resume" and not goes_on and self.place.child(SUCCESS).exists()
         if self.is_complete:
             self._remove_run()  # should the run have ended just before
             return
@@ -163,7 +92,7 @@ class OutputFolder:
         if self._lock is None:
             return
         try:
-            if self.plan is None and not self._exists(self._plan_place):
+            if self.plan is None and not self._plan_place.exists():
                 shutil.rmtree(self.work.path)
         finally:
             self._lock.release()
@@ -173,17 +102,12 @@ class OutputFolder:
 
     @property
     def _plan_place(self) -> Place:
-        return self.work.child(_RUN).child(_PLAN)
+        return self.work.child(RUN).child(_PLAN)
 
     @property
     def store(self) -> str | None:
         """The folder for what is generated of shards that are not finished; None in an object store."""
-        return f"{self.work.path}/{_RUN}/{_STORES}" if self.place.is_local else None
-
-    def _exists(self, place: Place) -> bool:
-        from pyarrow import fs
-
-        return bool(place.system.get_file_info(place.path).type != fs.FileType.NotFound)
+        return f"{self.work.path}/{RUN}/{_STORES}" if self.place.is_local else None
 
     def _names(self, place: Place) -> list[str]:
         from pyarrow import fs
@@ -200,7 +124,7 @@ class OutputFolder:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(f"the folder {folder} is not writable: choose another output")
         for place in (self.place, self.work):
-            if self._exists(place) and not Path(place.path).is_dir():
+            if place.exists() and not Path(place.path).is_dir():
                 raise FileExistsError(f"{place.shown} is a file, and --ray writes a folder: choose another output")
 
     def _check_free(self) -> None:
@@ -211,23 +135,23 @@ class OutputFolder:
                 raise FileExistsError(
                     f"{place.shown} holds {foreign[0]}, which is not from this command: choose another output"
                 )
-        if self.mode == "new" and self._exists(self._plan_place):
+        if self.mode == "new" and self._plan_place.exists():
             raise FileExistsError(
                 f"{self.work.shown} holds what an earlier run has finished: go on with --resume, or start afresh with "
                 "--overwrite"
             )
-        replaces = self.mode == "overwrite" or (self.place.is_local and self._exists(self._plan_place))
-        if self._exists(self.place.child(SUCCESS)) and not replaces:
+        replaces = self.mode == "overwrite" or (self.place.is_local and self._plan_place.exists())
+        if self.place.child(SUCCESS).exists() and not replaces:
             raise FileExistsError(f"{self.place.shown} exists: choose another output, or replace it with --overwrite")
 
     def _make(self) -> None:
         if self.place.is_local:
-            run = Path(self.work.path) / _RUN
+            run = Path(self.work.path) / RUN
             run.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(run)
 
     def _read_plan(self) -> Plan | None:
-        if self.mode != "resume" or not self._exists(self._plan_place):
+        if self.mode != "resume" or not self._plan_place.exists():
             return None
         try:
             with self.place.system.open_input_file(self._plan_place.path) as stream:
@@ -271,7 +195,7 @@ class OutputFolder:
 
         if place.system.get_file_info(place.path).type != fs.FileType.Directory:
             place.system.delete_file(place.path)
-        elif sparing_lock and self.place.is_local and place.path.endswith(f"/{_RUN}"):
+        elif sparing_lock and self.place.is_local and place.path.endswith(f"/{RUN}"):
             for name in self._names(place):
                 if name != LOCK_NAME:
                     self._remove(place.child(name))
@@ -301,7 +225,7 @@ class OutputFolder:
                 f"{self.work.shown} lacks {min(expected - there)}, which was finished: it was removed while the run "
                 "went on; run again with --resume"
             )
-        for name in there - expected - {_RUN}:
+        for name in there - expected - {RUN}:
             self._remove(self.work.child(name))
         write_whole(self.work.child(MANIFEST), json.dumps(manifest, indent=2).encode("ascii") + b"\n")
         if self.place.is_local:
@@ -333,71 +257,8 @@ class OutputFolder:
             shutil.rmtree(replaced)
 
     def _remove_run(self) -> None:
-        if self._exists(self.place.child(_RUN)):
-            self._remove(self.place.child(_RUN))
-
-
-def write_whole(place: Place, data: bytes) -> None:
-    """Write a file that is there when it is whole."""
-    with written(place) as stream:
-        stream.write(data)
-
-
-def written(place: Place) -> AbstractContextManager[IO[bytes]]:
-    """A stream into a file that is there when the block ends, and not if it fails."""
-    return _on_disk(Path(place.path)) if place.is_local else _in_object_store(place)
-
-
-@contextmanager
-def _on_disk(path: Path) -> Iterator[IO[bytes]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY}")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def _in_object_store(place: Place) -> Iterator[IO[bytes]]:
-    # In a file here first: an upload that is closed early leaves an object that is cut off.
-    with tempfile.TemporaryFile() as stream:
-        yield stream
-        stream.seek(0)
-        place.system.create_dir(place.parent, recursive=True)
-        try:
-            with place.system.open_output_stream(place.path, compression=None) as out:
-                shutil.copyfileobj(stream, out, _UPLOADED_AT_ONCE)
-        except BaseException:
-            with suppress(OSError):
-                place.system.delete_file(place.path)
-            raise
-
-
-def shard_report(place: Place) -> dict[str, Any] | None:
-    """What the end of a shard says of it; None where there is no whole shard.
-
-    Raises:
-        OSError: It is there, and cannot be read.
-    """
-    pyarrow, parquet = import_parquet()
-    from pyarrow import fs
-
-    if place.system.get_file_info(place.path).type == fs.FileType.NotFound:
-        return None
-    try:
-        with place.system.open_input_file(place.path) as stream, parquet.ParquetFile(stream) as file:
-            said = file.metadata.metadata.get(METADATA_KEY.encode())
-            rows = file.metadata.num_rows
-    except pyarrow.ArrowInvalid:  # cut off
-        return None
-    report: dict[str, Any] | None = None if said is None else json.loads(said)
-    return report if report is not None and report["rows"] == rows else None
+        if self.place.child(RUN).exists():
+            self._remove(self.place.child(RUN))
 
 
 def _has_entries(path: Path) -> bool:
@@ -409,4 +270,4 @@ def _has_entries(path: Path) -> bool:
 
 
 def _is_own(name: str) -> bool:
-    return name in (_RUN, MANIFEST, SUCCESS) or bool(_SHARD.match(name)) or name.endswith(_TEMPORARY)
+    return name in (RUN, MANIFEST, SUCCESS) or bool(_SHARD.match(name)) or name.endswith(TEMPORARY)

@@ -19,15 +19,16 @@ from tqdm.auto import tqdm
 
 from grace_st.bulk import DEFAULT_CHUNK_SIZE
 from grace_st.bulk.formats import InputFormat
+from grace_st.bulk.resuming import Mode
 from grace_st.bulk.rows import InputError
-from grace_st.bulk.store import Mode
 from grace_st.scale import DEFAULT_SHARD_ROWS
 from grace_st.scale.blocks import Block, FileContent, RowReader
-from grace_st.scale.errors import RemoteTracebackError, WorkerError
 from grace_st.scale.files import InputFile, Listing, list_files
-from grace_st.scale.folder import OutputFolder, Plan, new_run, shard_report
+from grace_st.scale.folder import OutputFolder
+from grace_st.scale.plan import Plan, new_run
+from grace_st.scale.reports import error_report, raise_reported, shard_report
 from grace_st.scale.shards import Shard, block_rows, packed, shard_name
-from grace_st.scale.worker import ERRORS, ShardJob, StoringEncoderLoader, error_report
+from grace_st.scale.worker import ShardJob, StoringEncoderLoader
 
 _FOOTERS_AT_ONCE = 16
 
@@ -221,7 +222,7 @@ class _Run:
         with self._bar("Checking", "file", len(files)) as bar:
             for line in cluster.map(check, items):
                 report = json.loads(line)
-                _raise_reported(report)
+                raise_reported(report)
                 found[report["file"]] = FileContent(
                     blocks=tuple(Block(*values) for values in report["blocks"]),
                     bad_rows=report["bad_rows"],
@@ -261,7 +262,7 @@ class _Run:
         with self._bar("Rows", "row", plan.rows, done) as bar:
             for line in cluster.map_workers(work, [shard.to_json() for shard in missing]):
                 report = json.loads(line)
-                _raise_reported(report)
+                raise_reported(report)
                 self._check_maker(report)
                 self._reports[report["shard"]] = report
                 bar.update(report["rows"])
@@ -332,13 +333,6 @@ class _FileCheck:
 
 def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-def _raise_reported(report: Mapping[str, Any]) -> None:
-    if "traceback" in report:
-        raise WorkerError(report["error"]) from RemoteTracebackError(f"\n{report['traceback']}")
-    if "error" in report:
-        raise ERRORS[report["kind"]](report["error"])
 
 
 def _compare_corpus(folder: OutputFolder, plan: Plan) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,25 +17,19 @@ from typing import Any, Protocol
 
 from grace_st.bulk.chunks import Chunk, Totals, chunked, joined
 from grace_st.bulk.encoder import Encoder
-from grace_st.bulk.rows import InputError, Row
+from grace_st.bulk.rows import Row
 from grace_st.bulk.writers import write_parquet
 from grace_st.scale.blocks import RowReader
 from grace_st.scale.files import InputFile, Place
-from grace_st.scale.folder import METADATA_KEY, shard_report, write_whole, written
+from grace_st.scale.folder import RUN
+from grace_st.scale.reports import METADATA_KEY, error_report, shard_report
 from grace_st.scale.shards import Shard, shard_name
 from grace_st.scale.stores import SUFFIX, StoreFolder, machine, open_folder
+from grace_st.scale.writing import write_whole, written
 from grace_st.store import RationaleStore
 
 MOST_ATTEMPTS = 5
 """Of one shard, each time that the run goes on. Who dies reports no error, so somebody has to count."""
-
-ERRORS: Mapping[str, type[Exception]] = {
-    "InputError": InputError,
-    "OSError": OSError,
-    "ValueError": ValueError,
-    "ArithmeticError": ArithmeticError,
-}
-"""What a worker reports as it is. Anything else is a fault, and reported with its traceback."""
 
 
 class StoringEncoder(Encoder, Protocol):
@@ -92,23 +85,6 @@ class ShardJob:
     kept_store: str | None = None
 
 
-def error_report(error: Exception, place: str) -> dict[str, str]:
-    """What is told of an error; call it where the error is handled.
-
-    Args:
-        error: The error.
-        place: What the process was at.
-    """
-    said = " ".join([str(error), *getattr(error, "__notes__", [])]) or type(error).__name__
-    kind = next((name for name, known in ERRORS.items() if isinstance(error, known)), None)
-    if kind is not None:
-        return {"kind": kind, "error": said}
-    return {
-        "error": f"{place} on {machine()}: {type(error).__name__}: {said}",
-        "traceback": traceback.format_exc(),
-    }
-
-
 @dataclass
 class ShardWorker:
     """Makes shards.
@@ -128,7 +104,7 @@ class ShardWorker:
 
         Returns:
             JSON: what the end of the shard says of it (``shard``, ``rows``, counts, ``made_by``, ``machine``, ...), or
-            ``error`` with its ``kind`` (see `ERRORS`) or its ``traceback``.
+            ``error`` with its ``kind`` (see `grace_st.scale.reports.ERRORS`) or its ``traceback``.
         """
         wanted = Shard.from_json(shard)
         try:
@@ -173,7 +149,7 @@ class ShardWorker:
     def _count_attempt(self, shard: Shard) -> None:
         from pyarrow import fs
 
-        folder = self.job.work.child("_run").child("attempts").child(self.job.session)
+        folder = self.job.work.child(RUN).child("attempts").child(self.job.session)
         places = [folder.child(f"{shard.index}-{attempt}") for attempt in range(MOST_ATTEMPTS)]
         infos = folder.system.get_file_info([place.path for place in places])
         attempts = sum(info.type != fs.FileType.NotFound for info in infos)

@@ -15,10 +15,11 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
+from grace_st.bulk.destination import Destination
 from grace_st.bulk.formats import OutputFormat
 from grace_st.bulk.job import Job, encode_to_file
 from grace_st.bulk.readers import Source
-from grace_st.bulk.store import Destination, Mode
+from grace_st.bulk.resuming import Mode
 from tests.bulk.fake import FakeEncoder
 
 EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}

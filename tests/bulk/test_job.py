@@ -16,14 +16,15 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from grace_st.bulk import store as store_module
+from grace_st.bulk import destination as destination_module
+from grace_st.bulk import partial_output
 from grace_st.bulk.chunks import Chunk, Totals
+from grace_st.bulk.destination import Destination
 from grace_st.bulk.formats import OUTPUT_FORMATS, OutputFormat
 from grace_st.bulk.job import Job, Outcome, encode_to_file, encode_to_stream
 from grace_st.bulk.lock import FolderLock, LockedError
 from grace_st.bulk.readers import Source
 from grace_st.bulk.rows import InputError
-from grace_st.bulk.store import Destination
 from grace_st.bulk.writers import json_lines
 from tests.bulk.fake import FakeEncoder, rationale_of, vector_of
 
@@ -419,7 +420,7 @@ def test_an_input_that_changes_while_it_is_read_gives_no_output(tmp_path: Path) 
 
 def test_a_full_disk_is_told_and_what_is_finished_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, destination = _write(tmp_path / "in.jsonl", TEXTS), _output(tmp_path, "npy")
-    real, count = store_module.write_chunk, 0
+    real, count = partial_output.write_chunk, 0
 
     def full(*arguments: Any) -> None:
         nonlocal count
@@ -428,7 +429,7 @@ def test_a_full_disk_is_told_and_what_is_finished_stays(tmp_path: Path, monkeypa
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(*arguments)
 
-    monkeypatch.setattr(store_module, "write_chunk", full)
+    monkeypatch.setattr(partial_output, "write_chunk", full)
     with pytest.raises(OSError, match=r"no space is left in .*make room") as raised:
         encode_to_file(_job(source), destination)
     assert "6 rows are kept" in raised.value.__notes__[0]
@@ -462,7 +463,7 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(
     if trouble == "missing":
         path = tmp_path / "no" / "out.jsonl"
     elif trouble == "read-only":
-        monkeypatch.setattr(store_module.os, "access", lambda *arguments: False)  # root may write everywhere
+        monkeypatch.setattr(destination_module.os, "access", lambda *arguments: False)  # root may write everywhere
     elif trouble == "a folder":
         path.mkdir()
     elif trouble == "a file":

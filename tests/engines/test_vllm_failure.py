@@ -36,7 +36,7 @@ def test_a_worker_that_dies_keeps_what_is_finished(folder: Path, tmp_path: Path)
     kwargs = {"engine": "vllm", "engine_kwargs": {**models.OPTIONS, "max_num_seqs": 4}}
     model = SentenceTransformer(str(folder), trust_remote_code=True, model_kwargs=kwargs)
     engine = model[0].engine
-    group = engine._process.pid
+    group = engine._session.process.pid
     workers = [pid for pid, name in models.processes(group).items() if "EngineCore" in name or "EngineCor" in name]
     assert workers
     finished = 0
@@ -58,7 +58,7 @@ def test_a_worker_that_dies_keeps_what_is_finished(folder: Path, tmp_path: Path)
     own = grace_st.load(folder, device="cpu")
     np.testing.assert_allclose(vectors[:30], own.encode(TEXTS[:30]), atol=1e-4)
     # Ctrl-C.
-    group = engine._process.pid
+    group = engine._session.process.pid
     threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         model.encode(TEXTS * 20, max_new_tokens=100, batch_size=len(TEXTS) * 20)

@@ -63,7 +63,7 @@ def test_two_workers_that_share_the_weights(folder: Path) -> None:
     assert_same(engine.generate(work, GREEDY), torch_engine.generate(work, GREEDY))
     sampling = Sampling(max_new_tokens=10, do_sample=True, num_samples=2)
     assert_consistent(torch_engine, work, engine.generate(work, sampling), 2)
-    group = engine._process.pid if engine._process else 0
+    group = engine._session.process.pid if engine._session.process else 0
     assert len(models.processes(group)) >= 3
     engine.close()
     models.wait_until_gone(group)

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 import grace_st
-from grace_st.prompt import RepresentationPrompt, encodable
+from grace_st.prompt import RepresentationPrompt
+from grace_st.surrogates import encodable
 from tests import tiny
 
 TEXT = st.text(max_size=20) | st.lists(st.sampled_from(["<|im_end|>", "<think>", "🙂", " é", "日本"]), max_size=8).map(

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import pyarrow.parquet
 
-from grace_st.bulk.store import Mode
+from grace_st.bulk.resuming import Mode
 from grace_st.scale.job import CorpusJob, encode_corpus
 from tests.scale.fakes import FakeLoader, HereCluster
 

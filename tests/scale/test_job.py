@@ -18,8 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from grace_st.bulk.resuming import Mode
 from grace_st.bulk.rows import InputError
-from grace_st.bulk.store import Mode
 from grace_st.scale import worker as worker_module
 from grace_st.scale.errors import WorkerError
 from grace_st.scale.job import CorpusJob, CorpusOutcome, encode_corpus

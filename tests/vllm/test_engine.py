@@ -245,7 +245,7 @@ def test_it_cannot_be_copied_to_other_processes(make: MakeEngine) -> None:
 
 
 def running(engine: object) -> int:
-    process = engine._process  # type: ignore[attr-defined]
+    process = engine._session.process  # type: ignore[attr-defined]
     assert process is not None and process.is_running
     return int(process.pid)
 

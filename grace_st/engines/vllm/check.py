@@ -7,12 +7,18 @@ lengths are generated together, and each is then read again with its rationale, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from grace_st.engines.vllm.messages import Job, Pooled, Result
+from grace_st.engines.vllm.errors import VllmMismatchError
+from grace_st.engines.vllm.messages import Job, Pooled, Ready, Result
+from grace_st.engines.vllm.versions import TESTED
+
+GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
+"""For ``vllm.SamplingParams`` where what is generated is of no interest, or only compared."""
 
 TOLERANCE = {True: 1e-3, False: 5e-2}
 """Largest difference relative to the vector's length: in float32, and in half precision, where reading and generating
@@ -25,11 +31,55 @@ _NEW_TOKENS = 4
 Run = Callable[[list[Job], Pooled], list[Result]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class StartCheck:
+    """What must hold before vLLM is used. Refers to nothing that refers to it: an engine that is let go ends vLLM.
+
+    Attributes:
+        pooling: The reduction.
+        pooled: How states are told apart.
+        vocabulary_size: How many token ids have an embedding.
+    """
+
+    pooling: str
+    pooled: Pooled
+    vocabulary_size: int
+
+    def __call__(self, ready: Ready, do: Callable[..., None]) -> None:
+        """Check what was started.
+
+        Args:
+            ready: What was started.
+            do: `VllmSession.run`.
+
+        Raises:
+            VllmMismatchError: Its vectors are not what they should be, or it keeps other books than expected.
+        """
+        if self.pooled == "requests" and ready.cause is not None:
+            raise VllmMismatchError(
+                f"vLLM {ready.version} cannot be pooled from while it generates ({ready.cause}): use the engine option "
+                f"two_pass=true, or a version that this was tested with ({', '.join(TESTED)})"
+            )
+
+        def run(jobs: list[Job], pooled: Pooled) -> list[Result]:
+            found: dict[int, Result] = {}
+            do(jobs, GREEDY, pooled, found.__setitem__)
+            return [found[place] for place in range(len(jobs))]
+
+        difference = largest_difference(run, self.pooling, self.pooled, self.vocabulary_size)
+        if not difference <= TOLERANCE[ready.dtype == "float32"]:
+            raise VllmMismatchError(
+                f"vectors of vLLM {ready.version} ({ready.architecture}, {ready.dtype}) differ by {difference:.2g} "
+                "from those of the same sequences read alone: use engine='torch', the engine option two_pass=true, or "
+                f"a version that this was tested with ({', '.join(TESTED)})"
+            )
+
+
 def largest_difference(run: Run, pooling: str, pooled: Pooled, vocabulary_size: int) -> float:
     """How far vectors are from their references.
 
     Args:
-        run: Does requests, greedy and without an EOS.
+        run: Does requests, whose names are their places, greedy and without an EOS.
         pooling: The reduction.
         pooled: What is checked.
         vocabulary_size: Token ids are chosen below it.

@@ -6,10 +6,7 @@ Pools while it generates (``mode`` is ``"one_pass"``), or in a second pass over 
 from __future__ import annotations
 
 import os
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -28,18 +25,16 @@ from grace_st.engines.base import (
     checked,
     rollout_seed,
 )
-from grace_st.engines.requests import check_requests, deduplicate, pooled_from
-from grace_st.engines.vllm import check
-from grace_st.engines.vllm.cause import of_exit, of_message
-from grace_st.engines.vllm.errors import VllmDiedError, VllmError, VllmMismatchError, VllmSilentError, VllmStartError
-from grace_st.engines.vllm.host import ENVIRONMENT
-from grace_st.engines.vllm.messages import Batch, Beat, End, Failed, Job, Pooled, Ready, Result, Results, Start
+from grace_st.engines.distinct import DistinctRollouts, DistinctSequences, deduplicate
+from grace_st.engines.requests import check_requests, pooled_from, without_rationales
+from grace_st.engines.vllm.check import GREEDY, StartCheck
+from grace_st.engines.vllm.errors import VllmMismatchError
+from grace_st.engines.vllm.messages import Job, Pooled, Ready, Result, Start
 from grace_st.engines.vllm.options import VllmOptions
-from grace_st.engines.vllm.process import HostProcess
+from grace_st.engines.vllm.session import ONE_PROCESS, VllmSession
 from grace_st.engines.vllm.sums import REDUCTIONS
-from grace_st.engines.vllm.versions import TESTED, require_vllm
+from grace_st.engines.vllm.versions import TESTED
 
-HOST = (sys.executable, "-P", "-m", "grace_st.engines.vllm.host")  # -P: imports are those of this process
 WINDOW = 65536
 """Prompts that are best handed over at once: vLLM keeps full only what it has a queue for."""
 
@@ -47,13 +42,7 @@ TWO_PASS_WINDOW = 2048
 """Prompts of which the rationales are written, and then read: so many are lost at most when vLLM dies."""
 
 LEAST_LENGTH = 4096
-
-_ONE_PROCESS = (
-    "a model with engine='vllm' cannot be copied to other processes, so encode(..., device=[...]) and pools do not go "
-    "with it: several GPUs are the engine option tensor_parallel_size, or one process for each"
-)
-
-OnResult = Callable[[int, Result], None]
+"""Tokens of prompt and rationale that vLLM is started for at least, where the context allows it."""
 
 
 class VllmEngine:
@@ -104,11 +93,15 @@ class VllmEngine:
                 f"engine='torch', or pooling={' or '.join(map(repr, REDUCTIONS))}"
             )
         self.max_model_len = self._model_length(longest)
-        self._owner = os.getpid()
-        self._lock = threading.RLock()
-        self._process: HostProcess | None = None
-        self._ready: Ready | None = None
         self._weights: str | None = None
+        start = Start(
+            arguments=self._arguments(),
+            dtype=self.options.dtype,
+            chunked_prefill=False if self.options.two_pass else self.options.enable_chunked_prefill,
+            pooling=pooling,
+        )
+        check = StartCheck(pooling=pooling, pooled=self._pooled, vocabulary_size=vocabulary_size)
+        self._session = VllmSession(self.folder, start, self.options, check)
 
     def _model_length(self, longest: int) -> int:
         wanted, context = self.options.max_model_len, self._context_length
@@ -123,17 +116,14 @@ class VllmEngine:
         return length if context is None else min(length, context)
 
     def __getstate__(self) -> NoReturn:
-        raise ValueError(_ONE_PROCESS)
+        raise ValueError(ONE_PROCESS)
 
     # ---------------------------------------------------------------- what it is
 
     @property
     def ready(self) -> Ready:
         """What was started. Starts it, if need be."""
-        if self._ready is None:
-            self.start()
-        assert self._ready is not None
-        return self._ready
+        return self._session.ready
 
     @property
     def mode(self) -> Literal["one_pass", "two_pass"]:
@@ -184,13 +174,11 @@ class VllmEngine:
             VllmMismatchError: Its vectors are not what they should be, or it keeps other books than expected.
             ValueError: This process is a fork of the one that made the engine.
         """
-        if os.getpid() != self._owner:
-            raise ValueError(_ONE_PROCESS)
-        with self._lock:
-            if self._process is None or not self._process.is_running:
-                self.close()
-                require_vllm()
-                self._start()
+        self._session.start()
+
+    def close(self) -> None:
+        """End vLLM. The next call starts it again."""
+        self._session.close()
 
     def generate(
         self,
@@ -207,42 +195,21 @@ class VllmEngine:
                 ``on_rollout``.
             VllmSilentError: It has made no step for longer than ``step_limit``.
         """
-        count = sampling.num_samples
         if sampling.max_new_tokens == 0:
-            rollouts = self.embed(prompts, [()] * len(prompts), progress=progress)
-            if sampling.logprobs:
-                rollouts = [replace(rollout, logprobs=()) for rollout in rollouts]
-            repeated = [rollout for rollout in rollouts for _ in range(count)]
-            if on_rollout is not None:
-                for place, rollout in enumerate(repeated):
-                    on_rollout(place, rollout)
-            return repeated
-        budget = sampling.max_new_tokens
+            return without_rationales(self, prompts, sampling, progress=progress, on_rollout=on_rollout)
+        count, budget = sampling.num_samples, sampling.max_new_tokens
         self._check(prompts, [budget] * len(prompts))
         if sampling.do_sample and not self.ready.seeds:
             raise ValueError(
                 "vLLM cannot sample with seeds on a CPU while it reads prompts in pieces: leave out the engine option "
                 "enable_chunked_prefill=true, or do_sample"
             )
-        distinct, owners = deduplicate([(*prompt.ids, prompt.pool_start) for prompt in prompts])
-        places: list[list[int]] = [[] for _ in distinct]
-        for place, owner in enumerate(owners):
-            places[owner].append(place)
-        done: dict[int, Rollout] = {}
-        remaining = [count] * len(distinct)
+        wanted = DistinctRollouts(prompts, count, progress=progress, on_rollout=on_rollout)
 
         def finish(number: int, rollout: Rollout) -> None:
             """Rollout ``number``: prompts in order, and the samples of each."""
-            done[number] = rollout
-            prompt, sample = divmod(number, count)
-            remaining[prompt] -= 1
-            if on_rollout is not None:
-                for place in places[prompt]:
-                    on_rollout(place * count + sample, rollout)
-            if progress is not None and remaining[prompt] == 0:
-                progress(len(places[prompt]))
+            wanted.finish(*divmod(number, count), rollout)
 
-        work = [prompts[index] for index in distinct]
         # One token more than the budget: the last one of a batch of tokens is sampled, but not fed.
         extra = 0 if self.options.two_pass else 1
         jobs = [
@@ -253,20 +220,21 @@ class VllmEngine:
                 max_tokens=budget + extra,
                 seed=rollout_seed(sampling.seed, prompt.ids, sample) if sampling.do_sample else None,
             )
-            for index, prompt in enumerate(work)
+            for index, prompt in enumerate(wanted.prompts)
             for sample in range(count)
         ]
-        with self._call(len(jobs), done):
+        with self._session.call(len(jobs), wanted.finished):
             if self.options.two_pass:
-                self._in_two_passes(jobs, sampling, finish, distinct)
+                self._in_two_passes(jobs, sampling, finish, wanted.indices)
             else:
 
                 def pooled(number: int, result: Result) -> None:
-                    vector = self._vector(result, jobs[number].start, len(jobs[number].ids), distinct[number // count])
+                    prompt = wanted.indices[number // count]
+                    vector = self._vector(result, jobs[number].start, len(jobs[number].ids), prompt)
                     finish(number, _rollout(result, budget, vector))
 
-                self._run(jobs, self._sampling(sampling), "requests", pooled)
-        return [done[owner * count + sample] for owner in owners for sample in range(count)]
+                self._session.run(jobs, self._sampling(sampling), "requests", pooled)
+        return wanted.in_order()
 
     def embed(
         self,
@@ -276,31 +244,22 @@ class VllmEngine:
         progress: Progress | None = None,
     ) -> list[Rollout]:
         """See `grace_st.engines.base.Engine.embed`."""
-        if len(prompts) != len(rationales):
-            raise ValueError(f"got {len(prompts)} prompts and {len(rationales)} rationales: one of each is needed")
         self._check(prompts, [len(given) for given in rationales], rationales)
-        sequences = [prompt.ids + tuple(given) for prompt, given in zip(prompts, rationales, strict=True)]
-        starts = [pooled_from(prompt, self.pooling_span) for prompt in prompts]
-        distinct, owners = deduplicate([(*ids, start) for ids, start in zip(sequences, starts, strict=True)])
-        weights = np.bincount(owners, minlength=len(distinct)).tolist() if owners else []
+        distinct = DistinctSequences(prompts, rationales, self.pooling_span)
         vectors: dict[int, Tensor] = {}
 
         def finish(number: int, vector: Tensor) -> None:
             vectors[number] = vector
             if progress is not None:
-                progress(weights[number])
+                progress(distinct.counts[number])
 
-        jobs = [Job(str(number), sequences[index], starts[index], 1) for number, index in enumerate(distinct)]
-        with self._call(len(jobs), vectors):
-            self._pool(jobs, finish, distinct)
-        return [Rollout(tuple(given), None, vectors[owner]) for given, owner in zip(rationales, owners, strict=True)]
-
-    def close(self) -> None:
-        """End vLLM. The next call starts it again."""
-        with self._lock:
-            if self._process is not None:
-                self._process.end()
-            self._process = None
+        jobs = [
+            Job(str(number), ids, start, 1)
+            for number, (ids, start) in enumerate(zip(distinct.ids, distinct.starts, strict=True))
+        ]
+        with self._session.call(len(jobs), vectors):
+            self._pool(jobs, finish, distinct.indices)
+        return distinct.in_order(vectors)
 
     # ---------------------------------------------------------------- passes
 
@@ -310,7 +269,7 @@ class VllmEngine:
         for first in range(0, len(jobs), TWO_PASS_WINDOW):
             window = jobs[first : first + TWO_PASS_WINDOW]
             written: dict[int, Result] = {}
-            self._run(window, self._sampling(sampling), None, written.__setitem__)
+            self._session.run(window, self._sampling(sampling), None, written.__setitem__)
             drafts = {number: _rollout(result, sampling.max_new_tokens, None) for number, result in written.items()}
             whole = [replace(job, ids=job.ids + drafts[int(job.name)].ids, max_tokens=1, seed=None) for job in window]
             # Equal samples of a prompt are one sequence.
@@ -333,7 +292,7 @@ class VllmEngine:
             job = jobs[number]
             finish(number, self._vector(result, job.start, len(job.ids), prompts[number]))
 
-        self._run(jobs, {"temperature": 0.0, "ignore_eos": True}, self._pooled, pooled)
+        self._session.run(jobs, GREEDY, self._pooled, pooled)
 
     @property
     def _pooled(self) -> Pooled:
@@ -369,7 +328,7 @@ class VllmEngine:
         return checked(values / expected if self.pooling == "mean" else values, prompt)
 
     def _check(
-        self, prompts: Sequence[PromptTokens], budgets: Sequence[int], rationales: Sequence[Sequence[int]] = ()
+        self, prompts: Sequence[PromptTokens], budgets: Sequence[int], rationales: Sequence[Sequence[int]] | None = None
     ) -> None:
         check_requests(
             prompts,
@@ -386,7 +345,7 @@ class VllmEngine:
                     f"max_model_len={len(prompt.ids) + budget}"
                 )
 
-    # ---------------------------------------------------------------- the process
+    # ---------------------------------------------------------------- the start
 
     def _arguments(self) -> dict[str, Any]:
         """For ``vllm.LLM``, but for what depends on the device."""
@@ -416,106 +375,6 @@ class VllmEngine:
             if getattr(options, name) is not None:
                 arguments[name] = getattr(options, name)
         return arguments
-
-    def _start(self) -> None:
-        options = self.options
-        chunked = False if options.two_pass else options.enable_chunked_prefill
-        start = Start(arguments=self._arguments(), dtype=options.dtype, chunked_prefill=chunked, pooling=self.pooling)
-        cache = {} if options.cpu_cache_gib is None else {"VLLM_CPU_KVCACHE_SPACE": str(options.cpu_cache_gib)}
-        process = self._process = HostProcess(HOST, ENVIRONMENT, overruled=cache)
-        try:
-            process.send(start)
-            ready = process.receive(options.start_limit)
-            if isinstance(ready, Failed):
-                raise VllmDiedError(_cause(ready, process))
-            self._ready = ready
-            self._check_itself()
-        except VllmSilentError as error:
-            self.close()
-            raise VllmStartError(
-                f"vLLM has not started within start_limit={options.start_limit:.0f} seconds: raise this engine option "
-                "if the model is large and its disk slow"
-            ) from error
-        except VllmDiedError as error:
-            self.close()
-            raise VllmStartError(f"vLLM cannot be started with {self.folder}: {error}") from error
-        except BaseException:
-            self.close()
-            raise
-
-    def _check_itself(self) -> None:
-        ready = self.ready
-        if self.mode == "one_pass" and ready.cause is not None:
-            raise VllmMismatchError(
-                f"vLLM {ready.version} cannot be pooled from while it generates ({ready.cause}): use the engine option "
-                f"two_pass=true, or a version that this was tested with ({', '.join(TESTED)})"
-            )
-        difference = check.largest_difference(self._results, self.pooling, self._pooled, self.vocabulary_size)
-        if not difference <= check.TOLERANCE[ready.dtype == "float32"]:
-            raise VllmMismatchError(
-                f"vectors of vLLM {ready.version} ({ready.architecture}, {ready.dtype}) differ by {difference:.2g} "
-                "from those of the same sequences read alone: use engine='torch', the engine option two_pass=true, or "
-                f"a version that this was tested with ({', '.join(TESTED)})"
-            )
-
-    @contextmanager
-    def _call(self, count: int, done: dict[int, Any]) -> Iterator[None]:
-        """One call at a time, with vLLM running; whatever ends it early ends vLLM, which is busy with its requests."""
-        with self._lock:
-            self.start()
-            try:
-                yield
-            except VllmSilentError as error:
-                self.close()
-                raise VllmSilentError(
-                    f"vLLM has made no step for {self.options.step_limit:.0f} seconds (engine option step_limit) and "
-                    f"was ended; {len(done)} of {count} rationales were finished"
-                ) from error
-            except VllmDiedError as error:
-                self.close()
-                raise VllmDiedError(
-                    f"vLLM died with {len(done)} of {count} rationales finished: {error}. With a store they are kept, "
-                    "and the same call goes on from there"
-                ) from error
-            except BaseException:
-                self.close()
-                raise
-
-    def _run(self, jobs: list[Job], sampling: dict[str, Any], pooled: Pooled | None, finish: OnResult) -> None:
-        """Do requests whose names are numbers."""
-        if not jobs:
-            return
-        process = self._process
-        assert process is not None
-        process.send(Batch(jobs=jobs, sampling=sampling, pooled=pooled))
-        first = int(jobs[0].name)
-        left = len(jobs)
-        while True:
-            message = process.receive(self.options.step_limit)
-            if isinstance(message, Results):
-                for result in message.results:
-                    finish(int(result.name), result)
-                left -= len(message.results)
-            elif isinstance(message, Failed):
-                raise VllmDiedError(_cause(message, process))
-            elif isinstance(message, End):
-                if left:
-                    raise VllmError(f"vLLM left {left} requests from {first} on undone")
-                return
-            else:
-                assert isinstance(message, Beat)
-
-    def _results(self, jobs: list[Job], pooled: Pooled) -> list[Result]:
-        """Greedy results of some requests, whose names are their places."""
-        found: dict[int, Result] = {}
-        self._run(jobs, {"temperature": 0.0, "ignore_eos": True}, pooled, found.__setitem__)
-        return [found[place] for place in range(len(jobs))]
-
-
-def _cause(failed: Failed, process: HostProcess) -> str:
-    if failed.exit_code is not None:
-        return of_exit(failed.exit_code, process.written())
-    return of_message(failed.cause, process.written())
 
 
 def _rollout(result: Result, budget: int, vector: Tensor | None) -> Rollout:

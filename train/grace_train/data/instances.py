@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grace_st.bulk.rows import InputError, encodable, kind_of, listed
+from grace_st.bulk.rows import InputError, kind_of, listed
+from grace_st.surrogates import encodable
 from grace_train.data.config import Mode, SourceConfig
 
 _SINGULAR_OR_PLURAL = {"positive": ("positive", "positives"), "negative": ("negative", "negatives")}

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from grace_st.bulk.rows import encodable
+from grace_st.surrogates import encodable
 from grace_train.files import write_atomically
 from grace_train.report.jsonl import StepFile
 

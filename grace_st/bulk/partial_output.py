@@ -1,4 +1,4 @@
-"""The store: the folder ``OUTPUT.partial`` with what is finished, from which an interrupted run goes on.
+"""What is finished of an output: the folder ``OUTPUT.partial``, from which an interrupted run goes on.
 
 A file in it is whole or not there: each is written under another name, synced and renamed. ``run.json`` holds what the
 vectors depend on. The folder goes when the output is complete, or when nothing was finished.
@@ -10,19 +10,16 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from grace_st.bulk.chunks import Chunk, Totals, read_chunk, read_meta, write_chunk
-from grace_st.bulk.formats import OutputFormat
+from grace_st.bulk.destination import Destination
 from grace_st.bulk.lock import LOCK_NAME, FolderLock
+from grace_st.bulk.resuming import Mode, Settings, compare_settings
 from grace_st.bulk.rows import InputError
-
-Mode = Literal["new", "resume", "overwrite"]
-Settings = Mapping[str, Any]
 
 _RUN_NAME = "run.json"
 _TEMPORARY = ".tmp"
@@ -30,52 +27,7 @@ _CHUNK_NAME = re.compile(r"chunk-(\d{8,})\.zip")
 _OWN_NAME = re.compile(rf"{LOCK_NAME}|((run\.json|chunk-\d+\.zip)(\.tmp)?)|output-\d\.tmp")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Destination:
-    """An output file.
-
-    Attributes:
-        path: The file.
-        format: How it is written.
-        rationales: Whether rationales are written with the vectors.
-    """
-
-    path: Path
-    format: OutputFormat
-    rationales: bool = True
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """All files that are written, the one whose presence means that all are complete last."""
-        if self.format != "npy":
-            return (self.path,)
-        stem = self.path.with_suffix("") if self.path.suffix.lower() == ".npy" else self.path
-        return (stem.with_name(f"{stem.name}.rows.jsonl"), self.path)
-
-    @property
-    def partial(self) -> Path:
-        """The folder for what is finished."""
-        return self.path.with_name(f"{self.path.name}.partial")
-
-    def check(self) -> None:
-        """Refuse what cannot be written.
-
-        Raises:
-            OSError: The folder is missing or not writable, or something is there that is no file.
-        """
-        folder = self.path.parent
-        if not folder.is_dir():
-            raise FileNotFoundError(f"there is no folder {folder}: make it first, or choose another output")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(f"the folder {folder} is not writable: choose another output")
-        for path in self.paths:
-            if path.exists() and not path.is_file():
-                raise FileExistsError(f"{path} is there and is no ordinary file: choose another output")
-        if self.partial.exists() and not self.partial.is_dir():
-            raise FileExistsError(f"{self.partial} is a file, and a folder of that name is needed: move it away")
-
-
-class Store:
+class PartialOutput:
     """What is finished of an output. Only one process at a time can open it.
 
     Args:
@@ -111,7 +63,7 @@ class Store:
             self.close()
             raise
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> PartialOutput:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -339,30 +291,6 @@ class Store:
         # run.json goes last: it says what the rest is.
         for path in [*self._chunk_paths(), *self.folder.glob(f"*{_TEMPORARY}"), self.folder / _RUN_NAME]:
             path.unlink(missing_ok=True)
-
-
-def compare_settings(folder: object, before: Settings, now: Settings) -> None:
-    """Refuse to go on with other settings; those that are not among ``now`` may be anything.
-
-    Args:
-        folder: What was made, for the message.
-        before: What it was made with, as read from JSON.
-        now: What is asked for.
-
-    Raises:
-        ValueError: One differs; it is named.
-    """
-    for name, value in now.items():
-        if before.get(name) != json.loads(json.dumps(value)):
-            raise ValueError(
-                f"{folder} was made with {name} {_shown(before.get(name))}, and now it is {_shown(value)}: go on with "
-                "--resume and the same as then, or start afresh with --overwrite"
-            )
-
-
-def _shown(value: Any) -> str:
-    shown = "not given" if value is None else json.dumps(value, ensure_ascii=False)
-    return shown if len(shown) <= 40 else f"{shown[:37]}..."
 
 
 def _sync_folder(folder: Path) -> None:
