@@ -169,6 +169,7 @@ class Trainer:
         self.monitor = HealthMonitor(config.stop, weights)
         # 3. What a checkpoint remembers beside weights and optimiser.
         self.step = 0
+        self.interruption = Interruption(lambda text: self.views.live.message(text))
         self.progress: dict[str, Any] = {
             "best_step": None,
             "best": None,
@@ -176,6 +177,7 @@ class Trainer:
             "start": {},
             "dev": {},
             "sample_texts": [],
+            "unevaluated": None,
         }
 
     def _load(self) -> None:
@@ -194,30 +196,48 @@ class Trainer:
 
     def run(self) -> Outcome:
         """Train to the end, or until something stops it."""
-        with Interruption(lambda text: self.views.live.message(text)) as interruption, self._stopping():
+        with self.interruption, self._stopping():
             self.views.start(self.total)
             if self.folder.is_continued:
                 self._restore()
+                if self.progress["unevaluated"] is not None:
+                    self._end_step(is_kept=True)
             else:
                 self._begin()
-            self._train(interruption)
+            self._train()
             return self._finish()
 
-    def _train(self, interruption: Interruption) -> None:
+    def _train(self) -> None:
         """All steps that are left."""
         while self.step < self.total and self._stopped is None:
             sides = self._advance()
-            self._after_step(sides, interruption)
+            self._after_step(sides)
 
-    def _after_step(self, sides: list[Side], interruption: Interruption) -> None:
+    def _after_step(self, sides: list[Side]) -> None:
         """What is due after a step: an evaluation, samples, a checkpoint, an early end."""
-        improved = self._evaluate_if_due(sides)
+        every = self.config.eval.every
+        if every and (self.step % every == 0 or self.step == self.total):
+            # First what needs the step's rollouts: a run that is interrupted while it evaluates goes on without them.
+            self.progress["unevaluated"] = self._distance(sides)
+        self._end_step(is_kept=self.step % self.config.checkpoint.every == 0)
+
+    def _end_step(self, *, is_kept: bool) -> None:
+        """The same but for what needs the step's rollouts.
+
+        Args:
+            is_kept: Write a checkpoint in any case.
+        """
+        try:
+            improved = self._evaluate_if_due()
+        except Interrupted:
+            self._save_checkpoint()
+            raise
         self._sample_if_due()
         last = self.step == self.total or self._stopped is not None
-        if improved or last or interruption.requested or self.step % self.config.checkpoint.every == 0:
+        if is_kept or improved or last or self.interruption.requested:
             self._save_checkpoint()
-        if interruption.requested and not last:
-            raise self._interrupted(interruption.requested)
+        if not last:
+            self.interruption.check()
 
     def _begin(self) -> None:
         """Before the first step: what the start model can do, and a checkpoint to go on from."""
@@ -284,10 +304,15 @@ class Trainer:
 
     # ---------------------------------------------------------------- evaluation
 
-    def _evaluate_if_due(self, sides: list[Side]) -> bool:
+    def _distance(self, sides: list[Side]) -> dict[str, float]:
+        """How far the policy is from the start model, for the log; nothing where that is not measured."""
+        if sides and (self.config.algorithm.kl > 0 or self.config.eval.kl):
+            return {"kl/start": self.learner.divergence_from_start(sides)}
+        return {}
+
+    def _evaluate_if_due(self) -> bool:
         """Evaluate on dev every so many steps and at the end. Returns whether it was the best so far."""
-        every = self.config.eval.every
-        if not every or not (self.step % every == 0 or self.step == self.total):
+        if self.progress["unevaluated"] is None:
             return False
         values: dict[str, float] = {}
         improved = False
@@ -295,8 +320,8 @@ class Trainer:
             found = self._evaluate(self.dev, "dev")
             values |= found.values()
             improved = self._note_result(found)
-        if sides and (self.config.algorithm.kl > 0 or self.config.eval.kl):
-            values["kl/start"] = self.learner.divergence_from_start(sides)
+        values |= self.progress["unevaluated"]
+        self.progress["unevaluated"] = None
         if values:
             self.views.log.record(self.step, values)
             self.views.live.update(self.step, values)
@@ -330,6 +355,7 @@ class Trainer:
         return self._measure(data, name, self._eval_budget)
 
     def _measure(self, data: RetrievalData, name: str, budget: int | None) -> Evaluation:
+        self.interruption.check()
         count = len(data.queries) + len(data.documents)
         title = f"step {self.step}: evaluating on {name}"
         self.views.live.message(f"{title}: {len(data.queries)} queries, {count} texts")
@@ -338,6 +364,8 @@ class Trainer:
         def advance(texts: int) -> None:
             nonlocal done, told
             done += texts
+            if self._can_leave_evaluations:
+                self.interruption.check()
             if time.monotonic() - told > SECONDS_BETWEEN_NOTES:
                 told = time.monotonic()
                 self.views.live.message(f"{title}: {done} of {count} texts")
@@ -346,6 +374,9 @@ class Trainer:
 
     _eval_budget: int | None = None
     """Tokens of a rationale in evaluations; None is the model's own."""
+
+    _can_leave_evaluations = True
+    """Whether a signal ends an evaluation between two texts, or only before it begins."""
 
     def _more_figures(self) -> dict[str, Any]:
         """Held-out figures of another kind, for the summary, before and after."""
@@ -415,7 +446,7 @@ class Trainer:
         self._restore_weights(state)
         self.sampler.load_state_dict(state.sampler)
         self.monitor.load_state_dict(state.monitor)
-        self.progress = state.progress
+        self.progress |= state.progress  # over the defaults of what an older version did not keep
         self.step = state.step
         self.views.log.continue_from(self.step)
         self.views.samples.continue_from(self.step)
@@ -431,14 +462,6 @@ class Trainer:
     def _use_best(self, step: int) -> None:
         self.policy.load_state_dict(self.folder.checkpoints.load_best(step))
 
-    def _interrupted(self, signal: str) -> Interrupted:
-        interrupted = Interrupted(signal)
-        interrupted.add_note(
-            f"({signal}) after step {self.step} of {self.total}; a checkpoint is in {self.folder.path}: go on with "
-            "--resume"
-        )
-        return interrupted
-
     @contextmanager
     def _stopping(self) -> Iterator[None]:
         """Where a run is stopped, draw its curves and say what is kept."""
@@ -451,12 +474,18 @@ class Trainer:
             stopped = error if isinstance(error, TrainingStopped) else TrainingStopped(f"step {self.step}: {error}")
             stopped.add_note(f"Log and curves are in {self.folder.training}; {self._kept()}.")
             raise stopped from error.__cause__
-        except Interrupted:
+        except Interrupted as error:
+            error.add_note(f"({error}) {self._how_to_go_on()}")
             raise
         except (OSError, KeyboardInterrupt) as error:
             if "--resume" not in str(error):
                 error.add_note(f"({self._kept()}: go on with --resume)")
             raise
+
+    def _how_to_go_on(self) -> str:
+        if not self.folder.checkpoints.steps():
+            return "before the first step: there is no checkpoint yet, and --resume begins anew"
+        return f"after step {self.step} of {self.total}; a checkpoint is in {self.folder.path}: go on with --resume"
 
     def _kept(self) -> str:
         steps = self.folder.checkpoints.steps()

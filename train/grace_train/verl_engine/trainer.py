@@ -32,6 +32,7 @@ class VerlTrainer(Trainer):
     """One run on a cluster."""
 
     cluster: Cluster | None = None
+    _can_leave_evaluations = False  # vLLM would still write what was asked for while weights and memory are taken away
 
     def __init__(self, config: TrainConfig, folder: RunFolder, views: Views) -> None:
         try:
