@@ -710,6 +710,12 @@ def test_a_longer_buffer_than_the_budget_is_refused(make_config: MakeConfig) -> 
     assert not (Path(make_config().output) / "training/metrics.jsonl").exists()
 
 
+def test_another_method_is_not_silently_trained_as_grace(make_config: MakeConfig) -> None:
+    with pytest.raises(ValueError, match=r"method=cl is not trained here: call grace_train\.training\.train"):
+        train(make_config("method=cl"), quiet=True)
+    assert not Path(make_config().output).exists()
+
+
 def test_more_context_than_the_model_has_is_refused(make_config: MakeConfig) -> None:
     with pytest.raises(ValueError, match="exceed the model's context"):
         train(make_config("prompt.max_seq_length=100000"), quiet=True)

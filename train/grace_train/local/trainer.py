@@ -72,7 +72,7 @@ def train(
     quiet: bool = False,
     trainer_class: type[Trainer] | None = None,
 ) -> Outcome:
-    """Train as a configuration says, and write a model folder.
+    """Train in this process, and write a model folder. `grace_train.training.train` takes every configuration.
 
     Args:
         config: The run.
@@ -82,11 +82,17 @@ def train(
         trainer_class: Does the work; None is `Trainer`.
 
     Raises:
+        ConfigError: The configuration names another engine or method than the trainer's.
         ValueError: Data, model or checkpoint do not fit the configuration; before training starts.
         OSError: Something cannot be read or written.
         TrainingStopped: The run was stopped for its own good; its note says what is kept.
         Interrupted: SIGINT or SIGTERM came; its note says how to go on.
     """
+    if trainer_class is None and (config.engine != "local" or config.method != "grace"):
+        raise ConfigError(
+            f"engine={config.engine} with method={config.method} is not trained here: call grace_train.training.train, "
+            "which takes every configuration"
+        )
     require_packages(*TRAINING)
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
