@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grace_st
-from grace_eval.mteb.files import write_whole
+from grace_eval.files import write_whole
 from grace_eval.reproduce.declare import Model, Training
 from grace_eval.reproduce.inputs import STAND_IN, Inputs, file_identity
 from grace_st.config import CONFIG_NAME
