@@ -24,10 +24,11 @@ from grace_st.conversion import prepare, write_folder
 from grace_st.engines.base import NonFiniteVectorError, Sampling
 from grace_st.engines.kv_cache import can_repack
 from grace_st.module import GenerateThenPool
-from grace_train.config import LoraConfig, TrainConfig
+from grace_train.config import TrainConfig
 from grace_train.local.logprobs import TokenScores, token_scores
 from grace_train.local.packing import MicroBatch
 from grace_train.options import ConfigError
+from grace_train.sections import LoraConfig
 
 BUNDLED = "grace-nano"
 ADAPTER = "default"

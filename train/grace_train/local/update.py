@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from grace_train.config import OptimizerConfig, TrainConfig
+from grace_train.config import TrainConfig
 from grace_train.local.packing import MicroBatch, Response, pack
 from grace_train.local.policy import Policy
 from grace_train.local.scoring import Side
 from grace_train.losses import aggregate, kl_terms, policy_terms
 from grace_train.report.health import TrainingStopped
+from grace_train.sections import OptimizerConfig
 
 
 @dataclass(frozen=True, eq=False)
