@@ -24,7 +24,8 @@ import grace_st
 from grace_train.config import TrainConfig
 from grace_train.local.evaluation import evaluate
 from grace_train.local.interruption import Interrupted
-from grace_train.local.policy import Policy, load_policy
+from grace_train.local.loading import load_policy
+from grace_train.local.policy import Policy
 from grace_train.local.resume import check_same_run
 from grace_train.local.run_folder import RunFolder
 from grace_train.local.trainer import Trainer, train

@@ -23,7 +23,7 @@ from grace_train.baselines.pooling import PromptPooling, turn_dropout_on
 from grace_train.config import TrainConfig
 from grace_train.data.retrieval_data import RetrievalData
 from grace_train.local.evaluation import Evaluation
-from grace_train.local.policy import load_policy
+from grace_train.local.loading import load_policy
 from grace_train.local.rollouts import RolloutMaker, role_seed
 from grace_train.local.trainer import Outcome, Trainer, figures_of
 from grace_train.local.update import Learner, learning_rate

@@ -29,7 +29,8 @@ from grace_train.extras import TRAINING, require_packages
 from grace_train.local.checkpoints import RunState
 from grace_train.local.evaluation import METRIC, Evaluation, evaluate
 from grace_train.local.interruption import Interrupted, Interruption
-from grace_train.local.policy import Policy, load_policy
+from grace_train.local.loading import load_policy
+from grace_train.local.policy import Policy
 from grace_train.local.recipe import recipe_of, shareable
 from grace_train.local.resume import check_same_run
 from grace_train.local.rollouts import RolloutMaker
