@@ -18,8 +18,8 @@ from grace_train.local.policy import Policy
 from grace_train.local.rollouts import Group, RolloutBatch
 from grace_train.local.run_folder import RunFolder
 from grace_train.local.scoring import score
-from grace_train.local.trainer import Views
 from grace_train.local.update import Learner
+from grace_train.local.views import Views
 from grace_train.sections import ClusterConfig
 from grace_train.verl_engine.trainer import VerlTrainer
 

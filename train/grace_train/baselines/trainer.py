@@ -25,7 +25,7 @@ from grace_train.data.retrieval_data import RetrievalData
 from grace_train.local.evaluation import Evaluation
 from grace_train.local.loading import load_policy
 from grace_train.local.rollouts import RolloutMaker, role_seed
-from grace_train.local.trainer import Outcome, Trainer, figures_of
+from grace_train.local.trainer import Outcome, Trainer
 from grace_train.local.update import Learner, learning_rate
 from grace_train.options import ConfigError
 
@@ -130,7 +130,7 @@ class BaselineTrainer(Trainer):
         found = {}
         for name, data in (("dev", self.dev), ("test", self.test)):
             if data is not None and (name == "test" or self.config.eval.every):
-                found[f"{name}_with_rationales"] = figures_of(self._with_rationales(data, name))
+                found[f"{name}_with_rationales"] = self._with_rationales(data, name).figures()
         return found
 
     def _with_rationales(self, data: RetrievalData, name: str) -> Evaluation:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +30,18 @@ from grace_train.local.evaluation import METRIC, Evaluation, evaluate
 from grace_train.local.interruption import Interrupted, Interruption
 from grace_train.local.loading import load_policy
 from grace_train.local.policy import Policy
+from grace_train.local.progress import Progress
 from grace_train.local.recipe import recipe_of, shareable
 from grace_train.local.resume import check_same_run
 from grace_train.local.rollouts import RolloutMaker
 from grace_train.local.run_folder import SUMMARY, RunFolder
 from grace_train.local.scoring import Side, describe, rollout_count, score
 from grace_train.local.update import Learner
+from grace_train.local.views import Views
 from grace_train.options import ConfigError
 from grace_train.report.curves import draw_curves
 from grace_train.report.health import HealthMonitor, TrainingStopped
-from grace_train.report.live import LiveView
-from grace_train.report.log import METRICS_NAME, RunLog
-from grace_train.report.samples import SampleLog
+from grace_train.report.log import METRICS_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -109,33 +108,6 @@ def train(
         folder.release()
 
 
-class Views:
-    """Everything that shows or records a run, closed together."""
-
-    def __init__(self, config: TrainConfig, folder: RunFolder, *, quiet: bool) -> None:
-        self.log = RunLog(folder.training, config.log)
-        self.samples = SampleLog(folder.training)
-        self._every = config.log.every
-        self._quiet = quiet
-        self.live = LiveView(0, quiet=True)
-
-    def note(self, text: str) -> None:
-        """Say something before the live line begins."""
-        if not self._quiet:
-            sys.stderr.write(f"{text}\n")
-
-    def start(self, total: int) -> None:
-        """Begin the live line, once it is known how many steps there are."""
-        self.live = LiveView(total, every=self._every, quiet=self._quiet)
-
-    def __enter__(self) -> Views:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.live.close()
-        self.log.close()
-
-
 class Trainer:
     """One run.
 
@@ -177,15 +149,7 @@ class Trainer:
         # 3. What a checkpoint remembers beside weights and optimiser.
         self.step = 0
         self.interruption = Interruption(lambda text: self.views.live.message(text))
-        self.progress: dict[str, Any] = {
-            "best_step": None,
-            "best": None,
-            "without_better": 0,
-            "start": {},
-            "dev": {},
-            "sample_texts": [],
-            "unevaluated": None,
-        }
+        self.progress = Progress()
 
     def _load(self) -> None:
         """Make what generates (``maker``), what learns (``learner``) and what both work on (``policy``)."""
@@ -207,7 +171,7 @@ class Trainer:
             self.views.start(self.total)
             if self.folder.is_continued:
                 self._restore()
-                if self.progress["unevaluated"] is not None:
+                if self.progress.unevaluated is not None:
                     self._end_step(is_kept=True)
             else:
                 self._begin()
@@ -225,7 +189,7 @@ class Trainer:
         every = self.config.eval.every
         if every and (self.step % every == 0 or self.step == self.total):
             # First what needs the step's rollouts: a run that is interrupted while it evaluates goes on without them.
-            self.progress["unevaluated"] = self._distance(sides)
+            self.progress.unevaluated = self._distance(sides)
         self._end_step(is_kept=self.step % self.config.checkpoint.every == 0)
 
     def _end_step(self, *, is_kept: bool) -> None:
@@ -250,17 +214,17 @@ class Trainer:
         """Before the first step: what the start model can do, and a checkpoint to go on from."""
         self.folder.begin(self.config)
         if self.config.log.sample_texts:
-            self.progress["sample_texts"] = list(self.config.log.choose_texts(self._texts_to_show()))
+            self.progress.sample_texts = list(self.config.log.choose_texts(self._texts_to_show()))
         start: dict[str, Any] = {}
         if self.dev is not None and self.config.eval.every:
             found = self._evaluate(self.dev, "dev")
-            start["dev"] = figures_of(found)
+            start["dev"] = found.figures()
             self.views.log.record(0, found.values())
             self._note_result(found)
         if self.test is not None:
-            start["test"] = figures_of(self._evaluate(self.test, "test"))
+            start["test"] = self._evaluate(self.test, "test").figures()
         start |= self._more_figures()
-        self.progress["start"] = start
+        self.progress.start = start
         self._record_samples()
         self._save_checkpoint()
 
@@ -319,7 +283,8 @@ class Trainer:
 
     def _evaluate_if_due(self) -> bool:
         """Evaluate on dev every so many steps and at the end. Returns whether it was the best so far."""
-        if self.progress["unevaluated"] is None:
+        more = self.progress.unevaluated
+        if more is None:
             return False
         values: dict[str, float] = {}
         improved = False
@@ -327,8 +292,8 @@ class Trainer:
             found = self._evaluate(self.dev, "dev")
             values |= found.values()
             improved = self._note_result(found)
-        values |= self.progress["unevaluated"]
-        self.progress["unevaluated"] = None
+        values |= more
+        self.progress.unevaluated = None
         if values:
             self.views.log.record(self.step, values)
             self.views.live.update(self.step, values)
@@ -336,25 +301,17 @@ class Trainer:
 
     def _note_result(self, found: Evaluation) -> bool:
         value = found.ndcg.mean
-        best = self.progress["best"]
-        # Kept with the step, so that the weights that are written need not be measured again.
-        known = self.progress["dev"]
-        kept = {str(step): known[str(step)] for step in (self.progress["best_step"],) if str(step) in known}
-        self.progress["dev"] = {**kept, str(self.step): figures_of(found)}
-        if best is None or value > best:
-            if self.config.eval.keep == "best":
-                self._keep_best()
-            self.progress |= {"best": value, "best_step": self.step, "without_better": 0}
-            self.progress["dev"] = {str(self.step): self.progress["dev"][str(self.step)]}
-            return True
-        self.progress["without_better"] += 1
-        return False
+        improved = self.progress.is_better(value)
+        if improved and self.config.eval.keep == "best":
+            self._keep_best()
+        self.progress.note(self.step, value, found.figures())
+        return improved
 
     @property
     def _stopped(self) -> str | None:
         """Why the run ends before its last step, if it does."""
         patience = self.config.eval.patience
-        if patience is None or self.progress["without_better"] < patience:
+        if patience is None or self.progress.without_better < patience:
             return None
         return f"{patience} evaluations in a row without a better {METRIC} on dev"
 
@@ -402,7 +359,7 @@ class Trainer:
             self._record_samples()
 
     def _record_samples(self) -> None:
-        texts = self.progress["sample_texts"]
+        texts = self.progress.sample_texts
         if not texts:
             return
         module = self.policy.module
@@ -429,7 +386,7 @@ class Trainer:
                 optimizer=optimizer,
                 sampler=self.sampler.state_dict(),
                 monitor=self.monitor.state_dict(),
-                progress=self.progress,
+                progress=asdict(self.progress),
                 config=self.config.to_dict(),
                 fingerprint=self.fingerprint,
             )
@@ -438,7 +395,8 @@ class Trainer:
     def _restore(self) -> None:
         state = self.folder.checkpoints.load()
         check_same_run(self.config, state.config)
-        best = state.progress["best_step"]
+        progress = Progress(**state.progress)
+        best = progress.best_step
         if self.config.eval.keep == "best" and best is not None and not self.folder.checkpoints.has_best(best):
             raise ValueError(
                 f"the weights of step {best}, the best so far, are not in {self.folder.checkpoints.folder}: go on with "
@@ -453,7 +411,7 @@ class Trainer:
         self._restore_weights(state)
         self.sampler.load_state_dict(state.sampler)
         self.monitor.load_state_dict(state.monitor)
-        self.progress |= state.progress  # over the defaults of what an older version did not keep
+        self.progress = progress
         self.step = state.step
         self.views.log.continue_from(self.step)
         self.views.samples.continue_from(self.step)
@@ -502,15 +460,15 @@ class Trainer:
 
     def _finish(self) -> Outcome:
         """Choose the weights, measure them on test, write the model folder."""
-        chosen, best = self.step, self.progress["best_step"]
+        chosen, best = self.step, self.progress.best_step
         if self.config.eval.keep == "best" and best is not None and best != self.step:
             chosen = best
             self._use_best(best)
         end: dict[str, Any] = {}
-        if str(chosen) in self.progress["dev"]:
-            end["dev"] = self.progress["dev"][str(chosen)]
+        if str(chosen) in self.progress.dev:
+            end["dev"] = self.progress.dev[str(chosen)]
         if self.test is not None:
-            end["test"] = figures_of(self._evaluate(self.test, "test"))
+            end["test"] = self._evaluate(self.test, "test").figures()
         end |= self._more_figures()
         dtype = getattr(torch, self.config.save_dtype) if self.config.save_dtype else self.policy.start_dtype
         earlier_card = self.folder.earlier_card()
@@ -525,7 +483,7 @@ class Trainer:
             "planned_steps": self.total,
             "stopped": self._stopped,
             "kept_step": chosen,
-            "before": self.progress["start"],
+            "before": self.progress.start,
             "after": end,
             "model": shareable(self.config.model),
             "recipe": recipe_of(self.config),
@@ -544,15 +502,3 @@ class Trainer:
 def _is_trained_on(path: str, config: TrainConfig) -> bool:
     files = [Path(source.path).expanduser().resolve() for source in config.data.sources()]
     return Path(path).expanduser().resolve() in files
-
-
-def figures_of(found: Evaluation) -> dict[str, Any]:
-    """An evaluation for the summary: means with their 95% bootstrap intervals."""
-    return {
-        "queries": len(found.scores.ndcg),
-        METRIC: vars(found.ndcg),
-        "recall@1": vars(found.recall_at_1),
-        "length": found.length,
-        "eos_rate": found.eos_rate,
-        "unrelated_similarity": found.similarity,
-    }

@@ -17,7 +17,8 @@ from grace_train.config import TrainConfig
 from grace_train.local.checkpoints import RunState
 from grace_train.local.run_folder import RunFolder
 from grace_train.local.scoring import Side
-from grace_train.local.trainer import Outcome, Trainer, Views
+from grace_train.local.trainer import Outcome, Trainer
+from grace_train.local.views import Views
 from grace_train.report.log import RunLog
 from grace_train.verl_engine.cluster import Cluster
 from grace_train.verl_engine.learner import ClusterLearner
