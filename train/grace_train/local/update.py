@@ -175,10 +175,7 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.max_grad_norm).item()
         if not math.isfinite(norm):
             self.optimizer.zero_grad()
-            raise TrainingStopped(
-                f"the gradients of step {step} are not finite: lower optimizer.learning_rate, or compute in "
-                "compute.precision=fp32"
-            )
+            raise gradients_not_finite(step)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
@@ -222,6 +219,14 @@ class Learner:
             share_prompts=self.policy.can_share_prompts(longest),
         )
         return (batch.to(self.policy.device) for batch in batches)
+
+
+def gradients_not_finite(step: int) -> TrainingStopped:
+    """What stops a run whose gradients hold NaN or infinity."""
+    return TrainingStopped(
+        f"the gradients of step {step} are not finite: lower optimizer.learning_rate, or compute in "
+        "compute.precision=fp32"
+    )
 
 
 def part_borders(count: int, config: TrainConfig) -> list[range]:
