@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from encode import CallTimer
+from measuring import CallTimer
 from stepping import Channel, never_ends, peak_bytes
 
 import grace_st
