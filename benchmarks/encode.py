@@ -20,16 +20,10 @@ on Linux, sampled; of torch's allocator on CUDA.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import functools
-import gc
-import json
 import logging
 import os
-import platform
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -41,12 +35,11 @@ from unittest import mock
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-import transformers
+from measuring import CallTimer, CudaMemory, ProcessMemory, machine, spread, tell, write
 from torch import Tensor
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
-import grace_st
 from grace_st.engines import decoding
 from grace_st.engines.base import PromptTokens, Sampling
 from grace_st.engines.torch_engine import TorchEngine
@@ -217,7 +210,7 @@ class Measurement:
 def measured(name: str, model: CountdownLM, work: Workload, slots: int | None) -> Measurement:
     """One run of a variant, whose result is checked."""
     on_cuda = model.device.type == "cuda"
-    memory = _CudaMemory() if on_cuda else _ProcessMemory()
+    memory = CudaMemory() if on_cuda else ProcessMemory()
     # Timing single calls needs a synchronisation around each on CUDA, so there it is a run of its own.
     with_timers = name == "engine" and not on_cuda
     with memory, timers(model) if with_timers else nullcontext((None, None)) as (in_forward, in_pooling):
@@ -242,109 +235,6 @@ def timers(model: CountdownLM) -> Iterator[tuple[CallTimer, CallTimer]]:
     pooling = CallTimer([(pool, "add"), (pool, "select"), (pool, "replace"), (pool, "value")], on_cuda)
     with forward, pooling:
         yield forward, pooling
-
-
-class CallTimer:
-    """Time spent in some functions, outermost calls only: the whole model calls its decoder."""
-
-    def __init__(self, targets: Sequence[tuple[Any, str]], on_cuda: bool) -> None:
-        self.seconds = 0.0
-        self._depth = 0
-        self._on_cuda = on_cuda
-        self._patches = [mock.patch.object(owner, name, self._timed(getattr(owner, name))) for owner, name in targets]
-
-    def __enter__(self) -> CallTimer:
-        for patch in self._patches:
-            patch.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for patch in self._patches:
-            patch.stop()
-
-    def _timed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(forward)  # its signature is looked at
-        def call(*args: Any, **options: Any) -> Any:
-            started = self._now()
-            self._depth += 1
-            try:
-                return forward(*args, **options)
-            finally:
-                self._depth -= 1
-                if self._depth == 0:
-                    self.seconds += self._now() - started
-
-        return call
-
-    def _now(self) -> float:
-        if self._on_cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-
-class _CudaMemory:
-    peak: int | None = None
-
-    def __enter__(self) -> None:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        self._before = torch.cuda.memory_allocated()
-
-    def __exit__(self, *_: object) -> None:
-        self.peak = torch.cuda.max_memory_allocated() - self._before
-
-
-class _ProcessMemory:
-    """Samples what the process occupies beyond what it did before, on Linux; None elsewhere."""
-
-    peak: int | None = None
-
-    def __enter__(self) -> None:
-        if not _STATM.exists():
-            return
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-        self._before = _resident()
-        self.peak = 0
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-
-    def _sample(self) -> None:
-        while not self._done.wait(0.05):
-            self.peak = max(self.peak or 0, _resident() - self._before)
-
-    def __exit__(self, *_: object) -> None:
-        if self.peak is not None:
-            self._done.set()
-            self._thread.join()
-
-
-_STATM = Path("/proc/self/statm")
-
-
-def _resident() -> int:
-    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What the figures were measured on."""
-    processor = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        names = [line for line in information.read_text().splitlines() if line.startswith("model name")]
-        processor = names[0].split(":")[1].strip() if names else processor
-    return {
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "accelerator": torch.cuda.get_device_name() if device == "cuda" else None,
-        "platform": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "grace-st": grace_st.__version__,
-    }
 
 
 # ---------------------------------------------------------------- the run
@@ -409,14 +299,6 @@ def summary(runs: dict[str, list[Measurement]], texts: int) -> dict[str, Any]:
     }
 
 
-def write(path: Path | None, result: dict[str, Any]) -> None:
-    """The result as JSON, whole or not at all."""
-    if path is not None:
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
-
-
 def shares(
     model: CountdownLM, work: Workload, slots: int | None, runs: Sequence[Measurement]
 ) -> dict[str, dict[str, float]] | None:
@@ -445,15 +327,6 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     }
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, smallest and largest."""
-    return {
-        "median": round(statistics.median(values), 4),
-        "min": round(min(values), 4),
-        "max": round(max(values), 4),
-    }
-
-
 def table(result: dict[str, Any]) -> str:
     """The result in Markdown."""
     lines = ["| variant | texts/s | engine is faster by | peak memory beyond the model, GB |", "|---|---|---|---|"]
@@ -468,12 +341,6 @@ def table(result: dict[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def tell(line: str) -> None:
-    """Progress, on stderr."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
 
 
 def main() -> None:

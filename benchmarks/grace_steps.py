@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from encode import CallTimer
+from measuring import CallTimer
 from stepping import Channel, never_ends, peak_bytes
 
 import grace_st
@@ -29,6 +29,7 @@ from grace_train.local import trainer as training
 from grace_train.local.rollouts import Group, RolloutBatch, RolloutMaker
 from grace_train.local.run_folder import RunFolder
 from grace_train.local.scoring import rollout_count
+from grace_train.local.views import Views
 
 
 def config_of(spec: Mapping[str, Any], output: str) -> TrainConfig:
@@ -165,7 +166,7 @@ class Trainers:
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.spec = spec
-        self._made: dict[int, tuple[SteppedTrainer, training.Views]] = {}
+        self._made: dict[int, tuple[SteppedTrainer, Views]] = {}
 
     def of(self, number: int) -> SteppedTrainer:
         """That of a size. Where steps of the sizes come one after the other, the one before makes room."""
@@ -175,12 +176,12 @@ class Trainers:
             self._made[number] = self._make(number)
         return self._made[number][0]
 
-    def _make(self, number: int) -> tuple[SteppedTrainer, training.Views]:
+    def _make(self, number: int) -> tuple[SteppedTrainer, Views]:
         config = config_of(
             {**self.spec, **self.spec["sizes"][number]}, str(Path(self.spec["folder"]) / f"run-{number}")
         )
         folder = RunFolder(config, resume=False, overwrite=False)
-        views = training.Views(config, folder, quiet=True)
+        views = Views(config, folder, quiet=True)
         trainer = SteppedTrainer(config, folder, views)
         trainer.prepare(anchors=self.spec["anchors"])
         return trainer, views

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from encode import spread
+from measuring import spread
 
 Answer = Mapping[str, Any]
 """What a step cost: ``seconds``, and ``cpu_seconds`` of all threads; ``sampled`` and ``updated`` rollouts; ``parts`` in

@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 import grace_steps
-from encode import machine, tell, write
+from measuring import machine, tell, write
 from step_figures import Answer, comparison, growth, tables
 from stepping import Stepper, StepperError, child_environment
 

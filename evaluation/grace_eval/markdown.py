@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from grace_eval.mteb.files import write_whole
+from grace_eval.files import write_whole
 from grace_st.cards.blocks import with_block
 
 

@@ -25,8 +25,8 @@ sys.path[:0] = [str(HERE), str(ROOT), str(ROOT / "train/experiments")]
 import hub_layout  # noqa: E402
 
 import grace_st  # noqa: E402
+from grace_eval.files import write_whole  # noqa: E402
 from grace_eval.mteb.benchmarks import select_tasks  # noqa: E402
-from grace_eval.mteb.files import write_whole  # noqa: E402
 from grace_eval.mteb.scores import published_scores  # noqa: E402
 from grace_st.cli import main  # noqa: E402
 from harness.pages import fill, header, row  # noqa: E402

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 from grace_st.engines.base import Rollout
-from grace_train.config import ClusterConfig, TrainConfig
+from grace_train.config import TrainConfig
 from grace_train.config_files import load_config
-from grace_train.local.policy import Policy, load_policy
+from grace_train.local.loading import load_policy
+from grace_train.local.policy import Policy
 from grace_train.local.rollouts import Group, RolloutBatch
 from grace_train.local.run_folder import RunFolder
 from grace_train.local.scoring import score
-from grace_train.local.trainer import Views
 from grace_train.local.update import Learner
+from grace_train.local.views import Views
+from grace_train.sections import ClusterConfig
 from grace_train.verl_engine.trainer import VerlTrainer
 
 

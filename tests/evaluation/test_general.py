@@ -17,7 +17,7 @@ from grace_st.cli import main
 
 
 def test_the_columns_are_the_papers() -> None:
-    from grace_eval.mteb.paper import GENERAL_COLUMNS
+    from grace_st.cards.paper import GENERAL_COLUMNS
 
     assert tuple(task.label for task in suites.PAPER) == GENERAL_COLUMNS
 

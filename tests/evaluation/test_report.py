@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("mteb", reason='mteb is not installed: pip install "grace-st[mteb]"')
 
 from grace_eval.mteb.benchmarks import CATEGORIES, select_tasks
-from grace_eval.mteb.paper import ALGORITHMS, COLUMNS, SUPERVISED, rows_for
+from grace_eval.mteb.paper import rows_for
 from grace_eval.mteb.report import Report, as_csv, as_dict, as_markdown
 from grace_eval.mteb.scores import (
     ScoresError,
@@ -25,6 +25,7 @@ from grace_eval.mteb.scores import (
     scores_in,
     task_mean,
 )
+from grace_st.cards.paper import ALGORITHMS, COLUMNS, SUPERVISED
 
 
 def score(task: str, category: str, value: float, revision: str = "r") -> TaskScore:

@@ -7,10 +7,10 @@ import shlex
 
 import pytest
 
-from grace_eval.mteb.paper import ALGORITHMS, GENERAL, SUPERVISED, UNSUPERVISED
 from grace_eval.reproduce.output import paper_table
 from grace_eval.reproduce.studies import STUDIES, study
 from grace_st.cards.blocks import with_block
+from grace_st.cards.paper import ALGORITHMS, GENERAL, SUPERVISED, UNSUPERVISED
 from grace_st.cli import app, command
 from tests.evaluation.conftest import ROOT
 

@@ -17,8 +17,9 @@ from mteb.models import ModelMeta
 from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
 
 from grace_eval.mteb.benchmarks import select_benchmark
+from grace_eval.mteb.chosen import choose
 from grace_eval.mteb.layout import check_folder
-from grace_eval.mteb.submit import choose, model_source, module_name
+from grace_eval.mteb.upstream import model_source, module_name
 from grace_st.cli import main
 from grace_st.mteb import model_meta
 from tests.conftest import GraceFolder

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from grace_train.advantages import ALGORITHMS, EPSILON, GROUP_BASELINES, group_advantages, informative_groups
+from grace_train.advantages import ALGORITHMS, EPSILON, group_advantages, informative_groups
+from grace_train.choices import GROUP_BASELINES
 from grace_train.losses import aggregate, policy_terms
 
 

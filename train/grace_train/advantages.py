@@ -5,19 +5,15 @@ Knows rewards only. Half precision is computed in float32 and rounded once at th
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import Tensor
 
+from grace_train.choices import Algorithm
 from grace_train.tensor_checks import full_precision, require_choice, require_finite, require_floats, shape_of
-
-Algorithm = Literal["grpo", "rloo", "dapo", "reinforce++", "remax"]
 
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 """The names of the algorithms."""
-
-GROUP_BASELINES: tuple[Algorithm, ...] = ("grpo", "rloo", "dapo")
-"""Those whose baseline comes from the group's other rollouts: they learn nothing from groups of one, K = 1."""
 
 EPSILON = 1e-6
 """Is added to standard deviations before they divide."""

@@ -8,11 +8,12 @@ included. Half precision is computed, and given back, in float32.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from grace_train.choices import Aggregation
 from grace_train.tensor_checks import (
     full_precision,
     require_choice,
@@ -20,8 +21,6 @@ from grace_train.tensor_checks import (
     require_mask,
     shape_of,
 )
-
-Aggregation = Literal["token-mean", "seq-sum"]
 
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 """The names of the ways to go from tokens to one number."""

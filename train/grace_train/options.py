@@ -1,6 +1,6 @@
 """Settings: dataclasses whose fields carry their own documentation, read from YAML, refused by name when unknown.
 
-Knows nothing about training. ``grace_train.config`` and ``grace_train.data.config`` declare the settings with it.
+Knows nothing about training. ``grace_train.sections`` and ``grace_train.data.config`` declare settings with it.
 """
 
 from __future__ import annotations

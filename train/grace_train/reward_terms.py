@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from grace_train.choices import HardReduction
 from grace_train.tensor_checks import full_precision, require_finite, require_floats, require_mask, shape_of
-
-HardReduction = Literal["mean", "max"]
 
 
 def unit_vectors(vectors: Tensor) -> Tensor:

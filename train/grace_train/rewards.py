@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from grace_train.choices import HardReduction, Variant
 from grace_train.reward_terms import (
-    HardReduction,
     RewardBatch,
     infonce_terms,
     paper_terms,
@@ -25,8 +25,6 @@ from grace_train.reward_terms import (
     query_terms,
 )
 from grace_train.tensor_checks import require_choice, require_finite, require_floats
-
-Variant = Literal["paper", "per_rollout", "symmetric", "infonce"]
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 """The names of the reward variants."""

@@ -15,7 +15,7 @@ from grace_st.cli.models import BUNDLED
 from grace_st.cli.terminal import open_console, quiet_libraries, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from grace_eval.faithfulness.measure import Settings, TaskResult
     from grace_eval.faithfulness.report import FaithfulnessReport
@@ -129,18 +129,16 @@ def _loaders(
         if error.name != "mteb":
             raise
         raise CommandError("--tasks needs mteb: pip install 'grace-st[mteb]'") from error
-    from grace_eval.mteb.data import cache_folder, check_offline, with_local_data
+    from grace_eval.mteb.data import check_offline, local_copies
 
     tasks = mteb_tasks.select(arguments.tasks)
-    caches: list[Path | None] = [None] * len(tasks)
+    located: Sequence[tuple[Any, Path | None]]
     if arguments.data_root is None:
         check_offline(tasks)
+        located = [(task, None) for task in tasks]
     else:
-        root = Path(arguments.data_root).expanduser()
-        local = list(with_local_data(tasks, root))
-        caches = [cache_folder(task, root, output / "datasets-cache") for task in tasks]
-        tasks = local
-    for chosen, cache in zip(tasks, caches, strict=True):
+        located = local_copies(tasks, Path(arguments.data_root).expanduser(), output / "datasets-cache")
+    for chosen, cache in located:
 
         def load(model: GraceModel, chosen: Any = chosen, cache: Path | None = cache) -> Task:
             prompts = {key: text for key, text in model.prompts.items() if text}

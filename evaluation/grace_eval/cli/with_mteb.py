@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from grace_st.cli.terminal import quiet_libraries
 def with_mteb(work: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
     """An action that needs mteb, whose notices and warnings are kept out of its output."""
 
+    @functools.wraps(work)
     def run(arguments: argparse.Namespace) -> int:
         try:
             import grace_st.mteb  # noqa: F401

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from grace_eval.faithfulness.measure import MEANINGS, SWAPPED, Effect, Settings, TaskResult
+from grace_eval.files import write_whole
 from grace_eval.markdown import table, write_block
-from grace_eval.mteb.files import write_whole
 from grace_train.retrieval import Estimate
 
 BLOCK = "faithfulness"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grace_eval.mteb.files import write_whole
+from grace_eval.files import write_whole
 
 STAND_IN = "stand-in"
 

@@ -45,6 +45,21 @@ def with_local_data(tasks: Sequence[AbsTask], root: Path) -> tuple[AbsTask, ...]
     return tuple(_localised(task, root) for task in tasks)
 
 
+def local_copies(tasks: Sequence[AbsTask], root: Path, cache: Path) -> list[tuple[AbsTask, Path]]:
+    """The tasks of `with_local_data`, each with the folder where `datasets` prepares what it reads.
+
+    Args:
+        tasks: The tasks.
+        root: The local copies, see `with_local_data`.
+        cache: Holds such folders, see `cache_folder`.
+
+    Raises:
+        MissingDataError: See `with_local_data`.
+    """
+    copied = with_local_data(tasks, root)
+    return [(copy_, cache_folder(task, root, cache)) for task, copy_ in zip(tasks, copied, strict=True)]
+
+
 def check_offline(tasks: Sequence[AbsTask]) -> None:
     """When the hub may not be asked (``HF_HUB_OFFLINE``), refuse tasks whose data are not in its cache.
 

@@ -1,19 +1,8 @@
-"""Which of the paper's figures a benchmark has. They are in `grace_st.cards.paper`: model cards quote them too."""
+"""Which of the paper's figures, which are in `grace_st.cards.paper`, belong beside the scores of a benchmark."""
 
 from __future__ import annotations
 
-from grace_st.cards.paper import ALGORITHMS, COLUMNS, GENERAL, GENERAL_COLUMNS, SUPERVISED, UNSUPERVISED, PaperRow
-
-__all__ = [
-    "ALGORITHMS",
-    "COLUMNS",
-    "GENERAL",
-    "GENERAL_COLUMNS",
-    "SUPERVISED",
-    "UNSUPERVISED",
-    "PaperRow",
-    "rows_for",
-]
+from grace_st.cards.paper import ALGORITHMS, SUPERVISED, UNSUPERVISED, PaperRow
 
 
 def rows_for(benchmark: str) -> tuple[PaperRow, ...]:

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grace_eval.mteb.files import write_whole
-from grace_eval.mteb.paper import COLUMNS, PaperRow
+from grace_eval.files import write_whole
 from grace_eval.mteb.scores import TaskScore, by_category, task_mean
+from grace_st.cards.paper import COLUMNS, PaperRow
 
 
 @dataclass(frozen=True, kw_only=True)

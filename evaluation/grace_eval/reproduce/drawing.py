@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from grace_eval import plots
-from grace_eval.mteb.paper import ALGORITHMS, GENERAL, SUPERVISED, UNSUPERVISED
 from grace_eval.reproduce.declare import Study
 from grace_eval.reproduce.run import Result
+from grace_st.cards.paper import ALGORITHMS, GENERAL, SUPERVISED, UNSUPERVISED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import grace_st
-from grace_eval.mteb.files import write_whole
+from grace_eval.files import write_whole
 from grace_eval.reproduce.declare import Model, Training
 from grace_eval.reproduce.inputs import STAND_IN, Inputs, file_identity
 from grace_st.config import CONFIG_NAME
 from grace_train.config import TrainConfig
 from grace_train.config_files import load_config
+from grace_train.training import train
 
 _PLACES = ("model", "output", "data")  # where things are; what is in them counts
 
@@ -162,8 +163,6 @@ class ModelFolders:
         return str(path)
 
     def _train(self, model: Model, path: Path) -> None:
-        training = model.training
-        assert training is not None
         before = self._before(model)
         if before is not None and not path.exists():
             # Its first steps are the same, so the longer run goes on where the shorter one ended.
@@ -171,14 +170,7 @@ class ModelFolders:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(self.make(before), partial)
             partial.rename(path)
-        config = self.config(model, path)
-        if config.engine == "verl":
-            from grace_train.verl_engine import train
-        elif is_baseline(training):
-            from grace_train.baselines import train
-        else:
-            from grace_train.local.trainer import train
-        train(config, resume=True, quiet=True)
+        train(self.config(model, path), resume=True, quiet=True)
 
 
 def is_baseline(training: Training) -> bool:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from grace_eval import plots
+from grace_eval.files import write_whole
 from grace_eval.markdown import table
-from grace_eval.mteb.files import write_whole
-from grace_eval.mteb.paper import ALGORITHMS, GENERAL, SUPERVISED, UNSUPERVISED, PaperRow
 from grace_eval.reproduce.declare import Study
 from grace_eval.reproduce.drawing import DRAWN
 from grace_eval.reproduce.run import Result
+from grace_st.cards.paper import ALGORITHMS, GENERAL, SUPERVISED, UNSUPERVISED, PaperRow
 
 PAPER: dict[str, tuple[PaperRow, ...]] = {
     "table-1": SUPERVISED,

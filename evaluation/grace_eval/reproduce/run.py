@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from grace_eval.mteb.files import write_whole
+from grace_eval.files import write_whole
 from grace_eval.reproduce.declare import Cell, Study
 from grace_eval.reproduce.inputs import Inputs
 from grace_eval.reproduce.measures.base import Subject

@@ -6,7 +6,7 @@ import torch
 from grace_st.config import POOLING_SPANS, POOLINGS
 from grace_st.engines.base import Sampling
 from grace_train.baselines.pooling import PromptPooling, turn_dropout_on
-from grace_train.local.policy import load_policy
+from grace_train.local.loading import load_policy
 from grace_train.options import ConfigError
 from tests import tiny
 from tests.conftest import GraceFolder

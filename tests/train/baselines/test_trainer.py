@@ -21,7 +21,9 @@ from grace_train.config import TrainConfig
 from grace_train.config_files import dump
 from grace_train.data.batches import BatchSampler
 from grace_train.data.loading import load_training_data
+from grace_train.local.evaluation import evaluate
 from grace_train.local.interruption import Interrupted
+from grace_train.local.policy import Policy
 from grace_train.report.health import TrainingStopped
 from grace_train.report.log import read_metrics
 from tests.conftest import GraceFolder
@@ -138,6 +140,32 @@ def test_a_signal_ends_the_run_after_the_step(make_config: MakeConfig, monkeypat
     assert "after step 2 of 4" in caught.value.__notes__[0]
     monkeypatch.setattr(StepBatches, "__getitem__", drawn)
     assert train(config, resume=True, quiet=True).summary["steps"] == 4
+
+
+def test_a_signal_ends_an_evaluation_which_is_made_again(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make_config(*CL, "steps=3", "checkpoint.every=100", output=str(tmp_path / "whole"))
+    asked = make_config(*CL, "steps=3", "checkpoint.every=100", output=str(tmp_path / "asked"))
+    train(whole, quiet=True)
+
+    budgets: list[int | None] = []
+
+    def interrupt(policy: Policy, data: Any, *, budget: int | None, progress: Any) -> Any:
+        budgets.append(budget)
+        if budgets == [0, 6, 0]:  # before training, on the prompt alone and with rationales; then at step 2
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(policy, data, budget=budget, progress=progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("grace_train.local.trainer.evaluate", interrupt)
+        with pytest.raises(Interrupted) as caught:
+            train(asked, quiet=True)
+    assert "(SIGTERM) after step 2 of 3; a checkpoint is in" in caught.value.__notes__[0]
+    train(asked, resume=True, quiet=True)
+    assert steps_of(asked) == steps_of(whole)
+    first, second = weights(asked), weights(whole)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_mini_batches_give_the_same_gradients(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -235,16 +235,35 @@ def test_paths_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_data_set_of_the_hub_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
 
-    def load(name: str, subset: str | None, split: str) -> Any:
-        assert (name, subset, split) == ("some-owner/some-data", "triplet", "dev")
+    def load(name: str, subset: str | None, split: str, revision: str | None) -> Any:
+        assert (name, subset, split, revision) == ("some-owner/some-data", "triplet", "dev", None)
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(InputError, match=r"there is no file or folder some-owner/some-data, and .*hub: no network"):
         prepare("some-owner/some-data", cache=str(tmp_path), subset="triplet", split="dev")
     made = datasets.Dataset.from_list(ROWS)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, subset, split: made)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **options: made)
     assert _stored(prepare("some-owner/some-data", cache=str(tmp_path))) == EXPECTED
+
+
+def test_a_revision_of_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    asked: list[tuple[str, str | None]] = []
+
+    def load(name: str, subset: str | None, split: str, revision: str | None) -> Any:
+        asked.append((name, revision))
+        rows = ROWS if revision == "main" else ROWS[:1]
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    cache = str(tmp_path / "cache")
+    named = [f"some-owner/some-data@{revision}" for revision in ("main", "v1.0", "refs/convert/parquet", "0a1b2c3")]
+    assert [len(prepare(name, cache=cache)) for name in named] == [len(ROWS), 1, 1, 1]
+    assert asked == [tuple(name.split("@")) for name in named]
+    for wrong in ("some-owner/some-data@", "some-owner/some-data@a b", "some-owner/some-data@a@b", "pairs.jsonl@main"):
+        with pytest.raises(InputError, match=rf"no file or folder {wrong}: .*owner/name@revision"):
+            prepare(wrong, cache=cache)
 
 
 # ------------------------------------------------------------ copies

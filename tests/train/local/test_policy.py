@@ -12,8 +12,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, Starcoder2Config, Starcode
 
 import grace_st
 from grace_st.engines.base import Sampling
+from grace_train.local.loading import load_policy
 from grace_train.local.packing import Response, pack
-from grace_train.local.policy import Policy, load_policy
+from grace_train.local.policy import Policy
 from grace_train.options import ConfigError
 from tests import tiny
 from tests.conftest import GraceFolder
@@ -94,7 +95,7 @@ def test_an_adapter_of_a_tied_layer_is_refused(make_config: MakeConfig, layer: s
 def test_quantized_weights_are_refused(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     module = load_policy(make_config(), keep_reference=False).module
     module.model.config.quantization_config = {"quant_method": "fp8"}
-    monkeypatch.setattr("grace_train.local.policy._load_module", lambda _config: module)
+    monkeypatch.setattr("grace_train.local.loading._load_module", lambda _config: module)
     with pytest.raises(ConfigError, match="holds quantized weights"):
         load_policy(make_config(), keep_reference=False)
 

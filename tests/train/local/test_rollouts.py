@@ -7,7 +7,8 @@ from grace_st.engines.base import Sampling
 from grace_train.advantages import group_advantages
 from grace_train.data.instances import Instance, TextInstance
 from grace_train.length_penalty import apply_length_penalty, soft_overlong_penalty
-from grace_train.local.policy import Policy, load_policy
+from grace_train.local.loading import load_policy
+from grace_train.local.policy import Policy
 from grace_train.local.rollouts import RolloutBatch, RolloutMaker, role_seed
 from grace_train.local.scoring import action_count, describe, rollout_count, score
 from grace_train.rewards import contrastive_rewards, self_rewards

@@ -22,8 +22,10 @@ from sentence_transformers import SentenceTransformer
 
 import grace_st
 from grace_train.config import TrainConfig
+from grace_train.local.evaluation import evaluate
 from grace_train.local.interruption import Interrupted
-from grace_train.local.policy import Policy, load_policy
+from grace_train.local.loading import load_policy
+from grace_train.local.policy import Policy
 from grace_train.local.resume import check_same_run
 from grace_train.local.run_folder import RunFolder
 from grace_train.local.trainer import Trainer, train
@@ -198,6 +200,74 @@ def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(
     assert signal.getsignal(number) == handler
     assert (tmp_path / "asked/training/checkpoints/step-000003.pt").is_file()
     monkeypatch.setattr(Trainer, "_step", step)
+    train(asked, resume=True, quiet=True)
+    assert metrics(asked) == metrics(whole)
+    assert same_weights(asked, whole)
+
+
+@pytest.mark.parametrize(
+    ("which", "told"),
+    [
+        pytest.param(
+            0, "before the first step: there is no checkpoint yet, and --resume begins anew", id="dev-at-start"
+        ),
+        pytest.param(3, "after step 4 of 5; a checkpoint is in", id="dev"),
+        pytest.param(4, "after step 5 of 5; a checkpoint is in", id="dev-at-the-end"),
+        pytest.param(5, "after step 5 of 5; a checkpoint is in", id="test-at-the-end"),
+    ],
+)
+def test_a_signal_ends_an_evaluation_which_is_made_again(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int, told: str
+) -> None:
+    test_file = make_config().eval.dev
+    changes = ("steps=5", "checkpoint.every=100", "rollout.slots=2", f"eval.test={test_file}")
+    whole = make_config(*changes, output=str(tmp_path / "whole"))
+    asked = make_config(*changes, output=str(tmp_path / "asked"))
+    summary = train(whole, quiet=True).summary
+    evaluations: list[int] = []  # the texts that each has encoded
+
+    def interrupt(policy: Policy, data: Any, *, budget: int | None, progress: Any) -> Any:
+        evaluations.append(0)
+
+        def tell(texts: int) -> None:
+            evaluations[-1] += texts
+            if len(evaluations) == which + 1 and evaluations[-1] == texts:
+                os.kill(os.getpid(), signal.SIGTERM)
+            progress(texts)
+
+        return evaluate(policy, data, budget=budget, progress=tell)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("grace_train.local.trainer.evaluate", interrupt)
+        with pytest.raises(Interrupted) as caught:
+            train(asked, quiet=True)
+    assert len(evaluations) == which + 1
+    assert evaluations[-1] < 3, "the evaluation went on after the signal"
+    assert f"(SIGTERM) {told}" in caught.value.__notes__[0]
+    again = train(asked, resume=True, quiet=True).summary
+    assert metrics(asked) == metrics(whole)
+    assert same_weights(asked, whole)
+    assert {**again, "output": None, "recipe": None} == {**summary, "output": None, "recipe": None}
+
+
+def test_a_signal_during_a_step_leaves_its_evaluation_for_later(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make_config("steps=5", "checkpoint.every=100", output=str(tmp_path / "whole"))
+    asked = make_config("steps=5", "checkpoint.every=100", output=str(tmp_path / "asked"))
+    train(whole, quiet=True)
+    step = Trainer._step
+
+    def interrupt(self: Trainer, current: int) -> Any:
+        if current == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, current)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", interrupt)
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            train(asked, quiet=True)
+    assert [record["step"] for record in metrics(asked)] == [0, 1, 2]  # step 2 as it was trained, not evaluated
     train(asked, resume=True, quiet=True)
     assert metrics(asked) == metrics(whole)
     assert same_weights(asked, whole)
@@ -639,6 +709,12 @@ def test_a_longer_buffer_than_the_budget_is_refused(make_config: MakeConfig) -> 
     with pytest.raises(ValueError, match="soft_buffer=7 is more than the budget of 6 tokens"):
         train(make_config(*changes), quiet=True)
     assert not (Path(make_config().output) / "training/metrics.jsonl").exists()
+
+
+def test_another_method_is_not_silently_trained_as_grace(make_config: MakeConfig) -> None:
+    with pytest.raises(ValueError, match=r"method=cl is not trained here: call grace_train\.training\.train"):
+        train(make_config("method=cl"), quiet=True)
+    assert not Path(make_config().output).exists()
 
 
 def test_more_context_than_the_model_has_is_refused(make_config: MakeConfig) -> None:

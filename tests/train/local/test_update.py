@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from grace_st.engines.base import PromptTokens, Rollout, Sampling
-from grace_train.config import OptimizerConfig
+from grace_train.local.loading import load_policy
 from grace_train.local.packing import MicroBatch
-from grace_train.local.policy import Policy, load_policy
+from grace_train.local.policy import Policy
 from grace_train.local.rollouts import Group
 from grace_train.local.scoring import Side
 from grace_train.local.update import Learner, Sums, learning_rate, samples_of
 from grace_train.report.health import TrainingStopped
+from grace_train.sections import OptimizerConfig
 from tests.train.local.conftest import MakeConfig
 
 TEXTS = ["cats", "a walk through the gardens of Paris in early spring", "x"]

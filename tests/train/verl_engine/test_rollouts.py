@@ -15,7 +15,8 @@ import torch
 from grace_st.engines.base import PromptTokens, Sampling
 from grace_train.data.batches import BatchSampler
 from grace_train.data.loading import load_training_data
-from grace_train.local.policy import Policy, load_policy
+from grace_train.local.loading import load_policy
+from grace_train.local.policy import Policy
 from grace_train.local.rollouts import RolloutBatch
 from grace_train.local.scoring import describe, score
 from grace_train.verl_engine.jobs import ClusterError, Job, Written

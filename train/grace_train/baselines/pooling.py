@@ -16,7 +16,8 @@ from torch import Tensor
 from grace_st.config import CONFIG_NAME
 from grace_st.engines.forward import CausalForward
 from grace_st.pooling import pool
-from grace_train.local.policy import Policy, set_dropout
+from grace_train.local.loading import set_dropout
+from grace_train.local.policy import Policy
 from grace_train.options import ConfigError
 
 

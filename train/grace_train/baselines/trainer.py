@@ -23,10 +23,9 @@ from grace_train.baselines.pooling import PromptPooling, turn_dropout_on
 from grace_train.config import TrainConfig
 from grace_train.data.retrieval_data import RetrievalData
 from grace_train.local.evaluation import Evaluation
-from grace_train.local.interruption import Interruption
-from grace_train.local.policy import load_policy
+from grace_train.local.loading import load_policy
 from grace_train.local.rollouts import RolloutMaker, role_seed
-from grace_train.local.trainer import Outcome, Trainer, figures_of
+from grace_train.local.trainer import Outcome, Trainer
 from grace_train.local.update import Learner, learning_rate
 from grace_train.options import ConfigError
 
@@ -58,7 +57,7 @@ class BaselineTrainer(Trainer):
         self.learner = Learner(self.policy, config, self.total)  # its optimiser
         self.maker = RolloutMaker(self.policy, config)  # its budget
 
-    def _train(self, interruption: Interruption) -> None:
+    def _train(self) -> None:
         if self.step >= self.total or self._stopped is not None:
             return
         settings = self.config.optimizer
@@ -75,7 +74,7 @@ class BaselineTrainer(Trainer):
             model=model,
             args=self._arguments(),
             loss=_loss(model, self.config),
-            callbacks=[_AfterStep(self, interruption)],
+            callbacks=[_AfterStep(self)],
             optimizers=(optimizer, schedule),
         )
         trainer.remove_callback(PrinterCallback)
@@ -104,13 +103,12 @@ class BaselineTrainer(Trainer):
         arguments._n_gpu = min(1, arguments.n_gpu)
         return arguments
 
-    def finish_step(self, logs: Mapping[str, float], seconds: float, interruption: Interruption) -> bool:
+    def finish_step(self, logs: Mapping[str, float], seconds: float) -> bool:
         """What is due after a step.
 
         Args:
             logs: What sentence-transformers' trainer says of it.
             seconds: How long it took.
-            interruption: Signals that came.
 
         Returns:
             Whether the run ends here.
@@ -125,14 +123,14 @@ class BaselineTrainer(Trainer):
             "time/step": seconds,
         }
         self._record_step(step, values)
-        self._after_step([], interruption)
+        self._after_step([])
         return self._stopped is not None
 
     def _more_figures(self) -> dict[str, Any]:
         found = {}
         for name, data in (("dev", self.dev), ("test", self.test)):
             if data is not None and (name == "test" or self.config.eval.every):
-                found[f"{name}_with_rationales"] = figures_of(self._with_rationales(data, name))
+                found[f"{name}_with_rationales"] = self._with_rationales(data, name).figures()
         return found
 
     def _with_rationales(self, data: RetrievalData, name: str) -> Evaluation:
@@ -162,12 +160,10 @@ class _AfterStep(TrainerCallback):
 
     Args:
         run: What is told.
-        interruption: Signals that came.
     """
 
-    def __init__(self, run: BaselineTrainer, interruption: Interruption) -> None:
+    def __init__(self, run: BaselineTrainer) -> None:
         self._run = run
-        self._interruption = interruption
         self._started = 0.0
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -186,7 +182,7 @@ class _AfterStep(TrainerCallback):
         """After each step; the trainer's summary at the end is not one."""
         if logs is None or "loss" not in logs:
             return
-        if self._run.finish_step(logs, time.perf_counter() - self._started, self._interruption):
+        if self._run.finish_step(logs, time.perf_counter() - self._started):
             control.should_training_stop = True
 
 

@@ -35,8 +35,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="a file (.jsonl, .csv, .tsv, .txt, also with .gz; .parquet), a folder saved by datasets, the name of a "
-        "data set on the hub, or nano for the bundled data",
+        help="a file (.jsonl, .csv, .tsv, .txt, also with .gz; .parquet), a folder saved by datasets, a "
+        "data set on the hub (owner/name, or owner/name@revision), or nano for the bundled data",
     )
     parser.add_argument(
         "--mode", choices=MODES, help="what it is to be used for (default: supervised; unsupervised for plain text)"

@@ -1,7 +1,6 @@
 """``grace-st train``: GRPO with contrastive rewards, by one command.
 
-Arguments and results; the work is in ``grace_train.local`` and ``grace_train.verl_engine``, the summary in
-``train_view``.
+Arguments and results; the work is in ``grace_train.training``, the summary in ``train_view``.
 """
 
 from __future__ import annotations
@@ -14,10 +13,7 @@ from grace_st.cli.command import Command, CommandError
 from grace_st.cli.terminal import open_console, quiet_libraries, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from grace_train.config import TrainConfig
-    from grace_train.local.trainer import Outcome
 
 EXIT_STOPPED = 1
 
@@ -60,14 +56,8 @@ def _run(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     from grace_train.cli.train_view import show
     from grace_train.report.health import TrainingStopped
+    from grace_train.training import train
 
-    train: Callable[..., Outcome]
-    if config.engine == "verl":
-        from grace_train.verl_engine import train
-    elif config.method != "grace":
-        from grace_train.baselines import train
-    else:
-        from grace_train.local.trainer import train
     try:
         outcome = train(
             config, resume=arguments.resume, overwrite=arguments.overwrite, quiet=arguments.quiet or arguments.json

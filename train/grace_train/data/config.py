@@ -28,8 +28,8 @@ class SourceConfig:
     """One source of training data. What is None is as ``data`` itself says."""
 
     path: str = option(
-        doc="A file (.jsonl, .csv, .tsv, .txt, also with .gz; .parquet), a folder saved by datasets, the name of a "
-        "data set on the hub, or nano for the bundled data."
+        doc="A file (.jsonl, .csv, .tsv, .txt, also with .gz; .parquet), a folder saved by datasets, a "
+        "data set on the hub (owner/name, or owner/name@revision), or nano for the bundled data."
     )
     name: str | None = option(None, "Name in logs and reports; the file's name by default.")
     weight: float = option(1.0, "How often its rows are drawn, relative to the rows of the other sources.")

@@ -18,7 +18,9 @@ from grace_train.data.bundled import bundled_records
 from grace_train.data.config import BUNDLED, Mode, SourceConfig
 from grace_train.data.instances import OptionName, data_option
 
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(@(?P<revision>\w[\w./-]*))?")
+"""``owner/name``, or ``owner/name@revision`` with a branch, a tag or a commit."""
+
 _FILE_SUFFIXES = (".txt", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", COMPRESSED)
 _ARROW_BATCH = 512
 
@@ -62,10 +64,13 @@ def open_source(config: SourceConfig, mode: Mode, option_name: OptionName = data
         return _saved_dataset(path, config, option_name)
     if path.exists():
         return _file(path, config, mode, option_name)
-    is_hub_name = _HUB_NAME.fullmatch(config.path) and not config.path.startswith(".")
-    if not is_hub_name or path.suffix.lower() in _FILE_SUFFIXES:
-        raise InputError(f"there is no file or folder {config.path}: correct the path")
-    return _hub_dataset(config)
+    on_hub = _HUB_NAME.fullmatch(config.path)
+    if on_hub is None or config.path.startswith(".") or Path(on_hub["name"]).suffix.lower() in _FILE_SUFFIXES:
+        what = "correct the path"
+        if "@" in config.path:
+            what += ", or name a data set on the hub as owner/name@revision, with a branch, a tag or a commit"
+        raise InputError(f"there is no file or folder {config.path}: {what}")
+    return _hub_dataset(on_hub["name"], on_hub["revision"], config)
 
 
 def _file(path: Path, config: SourceConfig, mode: Mode, option_name: OptionName) -> RecordSource:
@@ -156,11 +161,11 @@ def _saved_dataset(folder: Path, config: SourceConfig, option_name: OptionName) 
     return _Dataset(loaded, known_as)
 
 
-def _hub_dataset(config: SourceConfig) -> RecordSource:
+def _hub_dataset(name: str, revision: str | None, config: SourceConfig) -> RecordSource:
     datasets = _import_datasets()
     split = config.split or "train"
     try:
-        table = datasets.load_dataset(config.path, config.subset, split=split)
+        table = datasets.load_dataset(name, config.subset, split=split, revision=revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         said = " ".join(str(error).split())
         raise InputError(

@@ -35,7 +35,7 @@ class RunState:
         optimizer: State of the optimiser.
         sampler: State of the order of the data.
         monitor: Counters of the stop conditions.
-        progress: What the trainer itself remembers (best step, evaluations at the start, sample texts), JSON-ready.
+        progress: What the run remembers, see `grace_train.local.progress.Progress`; JSON-ready.
         config: The configuration, JSON-ready.
         fingerprint: Of the start model.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,17 @@ class Evaluation:
             "dev/length": self.length,
             "dev/eos_rate": self.eos_rate,
             "dev/unrelated_similarity": self.similarity,
+        }
+
+    def figures(self) -> dict[str, Any]:
+        """For the summary: means with their 95% bootstrap intervals."""
+        return {
+            "queries": len(self.scores.ndcg),
+            METRIC: vars(self.ndcg),
+            "recall@1": vars(self.recall_at_1),
+            "length": self.length,
+            "eos_rate": self.eos_rate,
+            "unrelated_similarity": self.similarity,
         }
 
 

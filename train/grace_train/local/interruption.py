@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask a run to end after the step that it is in; a second one ends it at once."""
+"""SIGINT and SIGTERM ask a run to end after its step, or inside an evaluation; a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -45,8 +45,20 @@ class Interruption:
             signal.signal(number, handler)
         self._previous.clear()
 
+    def check(self) -> None:
+        """End here, where nothing is lost by it, if a signal came.
+
+        Raises:
+            Interrupted: One came.
+        """
+        if self.requested is not None:
+            raise Interrupted(self.requested)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None:
             raise KeyboardInterrupt
         self.requested = signal.Signals(number).name
-        self._notify(f"{self.requested}: finishing this step, then a checkpoint (once more to stop at once)")
+        self._notify(
+            f"{self.requested}: ending with a checkpoint after this step, or now if it is an evaluation, which will be "
+            "made again (once more to stop at once)"
+        )

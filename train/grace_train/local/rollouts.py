@@ -58,6 +58,21 @@ class RolloutBatch:
     negatives: tuple[tuple[Rollout, ...], ...]
     in_batch_mask: Tensor
 
+    @classmethod
+    def of_texts(cls, groups: Sequence[Group], in_batch_mask: Tensor) -> RolloutBatch:
+        """Unsupervised: the last of each group's ``K + 1`` rollouts is the anchor of the others (Eq. 21).
+
+        Args:
+            groups: ``B`` of them.
+            in_batch_mask: ``[B, B]`` bool.
+        """
+        return cls(
+            tuple(Group(group.prompt, group.rollouts[:-1], group.greedy) for group in groups),
+            tuple(Group(group.prompt, group.rollouts[-1:]) for group in groups),
+            tuple(() for _ in groups),
+            in_batch_mask,
+        )
+
     @property
     def anchor_vectors(self) -> Tensor:
         """``[B, Kq, d]``."""
@@ -164,13 +179,10 @@ class RolloutMaker:
         )
 
     def _unsupervised(self, texts: Sequence[TextInstance], step: int) -> RolloutBatch:
-        """``K`` rollouts of each text, and one more that is the anchor (Eq. 21)."""
+        """``K`` rollouts of each text, and one more that is the anchor."""
         prompts = self._prompts([item.text for item in texts], [item.instruction for item in texts])
         groups = self._groups(prompts, self.config.rollout.group_size + 1, step, "text")
-        trained = tuple(Group(group.prompt, group.rollouts[:-1], group.greedy) for group in groups)
-        anchors = tuple(Group(group.prompt, group.rollouts[-1:]) for group in groups)
-        nobody: tuple[tuple[Rollout, ...], ...] = tuple(() for _ in texts)
-        return RolloutBatch(trained, anchors, nobody, torch.as_tensor(in_batch_mask(texts)))
+        return RolloutBatch.of_texts(groups, torch.as_tensor(in_batch_mask(texts)))
 
     def _prompts(self, texts: Sequence[str], instructions: Sequence[str | None]) -> list[PromptTokens]:
         return prompts_by_instruction(self.policy.module.prompts_of, texts, instructions)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +28,20 @@ from grace_train.extras import TRAINING, require_packages
 from grace_train.local.checkpoints import RunState
 from grace_train.local.evaluation import METRIC, Evaluation, evaluate
 from grace_train.local.interruption import Interrupted, Interruption
-from grace_train.local.policy import Policy, load_policy
+from grace_train.local.loading import load_policy
+from grace_train.local.policy import Policy
+from grace_train.local.progress import Progress
 from grace_train.local.recipe import recipe_of, shareable
 from grace_train.local.resume import check_same_run
 from grace_train.local.rollouts import RolloutMaker
 from grace_train.local.run_folder import SUMMARY, RunFolder
 from grace_train.local.scoring import Side, describe, rollout_count, score
 from grace_train.local.update import Learner
+from grace_train.local.views import Views
 from grace_train.options import ConfigError
 from grace_train.report.curves import draw_curves
 from grace_train.report.health import HealthMonitor, TrainingStopped
-from grace_train.report.live import LiveView
-from grace_train.report.log import METRICS_NAME, RunLog
-from grace_train.report.samples import SampleLog
+from grace_train.report.log import METRICS_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def train(
     quiet: bool = False,
     trainer_class: type[Trainer] | None = None,
 ) -> Outcome:
-    """Train as a configuration says, and write a model folder.
+    """Train in this process, and write a model folder. `grace_train.training.train` takes every configuration.
 
     Args:
         config: The run.
@@ -82,11 +82,17 @@ def train(
         trainer_class: Does the work; None is `Trainer`.
 
     Raises:
+        ConfigError: The configuration names another engine or method than the trainer's.
         ValueError: Data, model or checkpoint do not fit the configuration; before training starts.
         OSError: Something cannot be read or written.
         TrainingStopped: The run was stopped for its own good; its note says what is kept.
         Interrupted: SIGINT or SIGTERM came; its note says how to go on.
     """
+    if trainer_class is None and (config.engine != "local" or config.method != "grace"):
+        raise ConfigError(
+            f"engine={config.engine} with method={config.method} is not trained here: call grace_train.training.train, "
+            "which takes every configuration"
+        )
     require_packages(*TRAINING)
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
@@ -100,33 +106,6 @@ def train(
             return (trainer_class or Trainer)(config, folder, views).run()
     finally:
         folder.release()
-
-
-class Views:
-    """Everything that shows or records a run, closed together."""
-
-    def __init__(self, config: TrainConfig, folder: RunFolder, *, quiet: bool) -> None:
-        self.log = RunLog(folder.training, config.log)
-        self.samples = SampleLog(folder.training)
-        self._every = config.log.every
-        self._quiet = quiet
-        self.live = LiveView(0, quiet=True)
-
-    def note(self, text: str) -> None:
-        """Say something before the live line begins."""
-        if not self._quiet:
-            sys.stderr.write(f"{text}\n")
-
-    def start(self, total: int) -> None:
-        """Begin the live line, once it is known how many steps there are."""
-        self.live = LiveView(total, every=self._every, quiet=self._quiet)
-
-    def __enter__(self) -> Views:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.live.close()
-        self.log.close()
 
 
 class Trainer:
@@ -169,14 +148,8 @@ class Trainer:
         self.monitor = HealthMonitor(config.stop, weights)
         # 3. What a checkpoint remembers beside weights and optimiser.
         self.step = 0
-        self.progress: dict[str, Any] = {
-            "best_step": None,
-            "best": None,
-            "without_better": 0,
-            "start": {},
-            "dev": {},
-            "sample_texts": [],
-        }
+        self.interruption = Interruption(lambda text: self.views.live.message(text))
+        self.progress = Progress()
 
     def _load(self) -> None:
         """Make what generates (``maker``), what learns (``learner``) and what both work on (``policy``)."""
@@ -194,46 +167,64 @@ class Trainer:
 
     def run(self) -> Outcome:
         """Train to the end, or until something stops it."""
-        with Interruption(lambda text: self.views.live.message(text)) as interruption, self._stopping():
+        with self.interruption, self._stopping():
             self.views.start(self.total)
             if self.folder.is_continued:
                 self._restore()
+                if self.progress.unevaluated is not None:
+                    self._end_step(is_kept=True)
             else:
                 self._begin()
-            self._train(interruption)
+            self._train()
             return self._finish()
 
-    def _train(self, interruption: Interruption) -> None:
+    def _train(self) -> None:
         """All steps that are left."""
         while self.step < self.total and self._stopped is None:
             sides = self._advance()
-            self._after_step(sides, interruption)
+            self._after_step(sides)
 
-    def _after_step(self, sides: list[Side], interruption: Interruption) -> None:
+    def _after_step(self, sides: list[Side]) -> None:
         """What is due after a step: an evaluation, samples, a checkpoint, an early end."""
-        improved = self._evaluate_if_due(sides)
+        every = self.config.eval.every
+        if every and (self.step % every == 0 or self.step == self.total):
+            # First what needs the step's rollouts: a run that is interrupted while it evaluates goes on without them.
+            self.progress.unevaluated = self._distance(sides)
+        self._end_step(is_kept=self.step % self.config.checkpoint.every == 0)
+
+    def _end_step(self, *, is_kept: bool) -> None:
+        """The same but for what needs the step's rollouts.
+
+        Args:
+            is_kept: Write a checkpoint in any case.
+        """
+        try:
+            improved = self._evaluate_if_due()
+        except Interrupted:
+            self._save_checkpoint()
+            raise
         self._sample_if_due()
         last = self.step == self.total or self._stopped is not None
-        if improved or last or interruption.requested or self.step % self.config.checkpoint.every == 0:
+        if is_kept or improved or last or self.interruption.requested:
             self._save_checkpoint()
-        if interruption.requested and not last:
-            raise self._interrupted(interruption.requested)
+        if not last:
+            self.interruption.check()
 
     def _begin(self) -> None:
         """Before the first step: what the start model can do, and a checkpoint to go on from."""
         self.folder.begin(self.config)
         if self.config.log.sample_texts:
-            self.progress["sample_texts"] = list(self.config.log.choose_texts(self._texts_to_show()))
+            self.progress.sample_texts = list(self.config.log.choose_texts(self._texts_to_show()))
         start: dict[str, Any] = {}
         if self.dev is not None and self.config.eval.every:
             found = self._evaluate(self.dev, "dev")
-            start["dev"] = figures_of(found)
+            start["dev"] = found.figures()
             self.views.log.record(0, found.values())
             self._note_result(found)
         if self.test is not None:
-            start["test"] = figures_of(self._evaluate(self.test, "test"))
+            start["test"] = self._evaluate(self.test, "test").figures()
         start |= self._more_figures()
-        self.progress["start"] = start
+        self.progress.start = start
         self._record_samples()
         self._save_checkpoint()
 
@@ -284,10 +275,16 @@ class Trainer:
 
     # ---------------------------------------------------------------- evaluation
 
-    def _evaluate_if_due(self, sides: list[Side]) -> bool:
+    def _distance(self, sides: list[Side]) -> dict[str, float]:
+        """How far the policy is from the start model, for the log; nothing where that is not measured."""
+        if sides and (self.config.algorithm.kl > 0 or self.config.eval.kl):
+            return {"kl/start": self.learner.divergence_from_start(sides)}
+        return {}
+
+    def _evaluate_if_due(self) -> bool:
         """Evaluate on dev every so many steps and at the end. Returns whether it was the best so far."""
-        every = self.config.eval.every
-        if not every or not (self.step % every == 0 or self.step == self.total):
+        more = self.progress.unevaluated
+        if more is None:
             return False
         values: dict[str, float] = {}
         improved = False
@@ -295,8 +292,8 @@ class Trainer:
             found = self._evaluate(self.dev, "dev")
             values |= found.values()
             improved = self._note_result(found)
-        if sides and (self.config.algorithm.kl > 0 or self.config.eval.kl):
-            values["kl/start"] = self.learner.divergence_from_start(sides)
+        values |= more
+        self.progress.unevaluated = None
         if values:
             self.views.log.record(self.step, values)
             self.views.live.update(self.step, values)
@@ -304,25 +301,17 @@ class Trainer:
 
     def _note_result(self, found: Evaluation) -> bool:
         value = found.ndcg.mean
-        best = self.progress["best"]
-        # Kept with the step, so that the weights that are written need not be measured again.
-        known = self.progress["dev"]
-        kept = {str(step): known[str(step)] for step in (self.progress["best_step"],) if str(step) in known}
-        self.progress["dev"] = {**kept, str(self.step): figures_of(found)}
-        if best is None or value > best:
-            if self.config.eval.keep == "best":
-                self._keep_best()
-            self.progress |= {"best": value, "best_step": self.step, "without_better": 0}
-            self.progress["dev"] = {str(self.step): self.progress["dev"][str(self.step)]}
-            return True
-        self.progress["without_better"] += 1
-        return False
+        improved = self.progress.is_better(value)
+        if improved and self.config.eval.keep == "best":
+            self._keep_best()
+        self.progress.note(self.step, value, found.figures())
+        return improved
 
     @property
     def _stopped(self) -> str | None:
         """Why the run ends before its last step, if it does."""
         patience = self.config.eval.patience
-        if patience is None or self.progress["without_better"] < patience:
+        if patience is None or self.progress.without_better < patience:
             return None
         return f"{patience} evaluations in a row without a better {METRIC} on dev"
 
@@ -330,6 +319,7 @@ class Trainer:
         return self._measure(data, name, self._eval_budget)
 
     def _measure(self, data: RetrievalData, name: str, budget: int | None) -> Evaluation:
+        self.interruption.check()
         count = len(data.queries) + len(data.documents)
         title = f"step {self.step}: evaluating on {name}"
         self.views.live.message(f"{title}: {len(data.queries)} queries, {count} texts")
@@ -338,6 +328,8 @@ class Trainer:
         def advance(texts: int) -> None:
             nonlocal done, told
             done += texts
+            if self._can_leave_evaluations:
+                self.interruption.check()
             if time.monotonic() - told > SECONDS_BETWEEN_NOTES:
                 told = time.monotonic()
                 self.views.live.message(f"{title}: {done} of {count} texts")
@@ -346,6 +338,9 @@ class Trainer:
 
     _eval_budget: int | None = None
     """Tokens of a rationale in evaluations; None is the model's own."""
+
+    _can_leave_evaluations = True
+    """Whether a signal ends an evaluation between two texts, or only before it begins."""
 
     def _more_figures(self) -> dict[str, Any]:
         """Held-out figures of another kind, for the summary, before and after."""
@@ -364,7 +359,7 @@ class Trainer:
             self._record_samples()
 
     def _record_samples(self) -> None:
-        texts = self.progress["sample_texts"]
+        texts = self.progress.sample_texts
         if not texts:
             return
         module = self.policy.module
@@ -391,7 +386,7 @@ class Trainer:
                 optimizer=optimizer,
                 sampler=self.sampler.state_dict(),
                 monitor=self.monitor.state_dict(),
-                progress=self.progress,
+                progress=asdict(self.progress),
                 config=self.config.to_dict(),
                 fingerprint=self.fingerprint,
             )
@@ -400,7 +395,8 @@ class Trainer:
     def _restore(self) -> None:
         state = self.folder.checkpoints.load()
         check_same_run(self.config, state.config)
-        best = state.progress["best_step"]
+        progress = Progress(**state.progress)
+        best = progress.best_step
         if self.config.eval.keep == "best" and best is not None and not self.folder.checkpoints.has_best(best):
             raise ValueError(
                 f"the weights of step {best}, the best so far, are not in {self.folder.checkpoints.folder}: go on with "
@@ -415,7 +411,7 @@ class Trainer:
         self._restore_weights(state)
         self.sampler.load_state_dict(state.sampler)
         self.monitor.load_state_dict(state.monitor)
-        self.progress = state.progress
+        self.progress = progress
         self.step = state.step
         self.views.log.continue_from(self.step)
         self.views.samples.continue_from(self.step)
@@ -431,14 +427,6 @@ class Trainer:
     def _use_best(self, step: int) -> None:
         self.policy.load_state_dict(self.folder.checkpoints.load_best(step))
 
-    def _interrupted(self, signal: str) -> Interrupted:
-        interrupted = Interrupted(signal)
-        interrupted.add_note(
-            f"({signal}) after step {self.step} of {self.total}; a checkpoint is in {self.folder.path}: go on with "
-            "--resume"
-        )
-        return interrupted
-
     @contextmanager
     def _stopping(self) -> Iterator[None]:
         """Where a run is stopped, draw its curves and say what is kept."""
@@ -451,12 +439,18 @@ class Trainer:
             stopped = error if isinstance(error, TrainingStopped) else TrainingStopped(f"step {self.step}: {error}")
             stopped.add_note(f"Log and curves are in {self.folder.training}; {self._kept()}.")
             raise stopped from error.__cause__
-        except Interrupted:
+        except Interrupted as error:
+            error.add_note(f"({error}) {self._how_to_go_on()}")
             raise
         except (OSError, KeyboardInterrupt) as error:
             if "--resume" not in str(error):
                 error.add_note(f"({self._kept()}: go on with --resume)")
             raise
+
+    def _how_to_go_on(self) -> str:
+        if not self.folder.checkpoints.steps():
+            return "before the first step: there is no checkpoint yet, and --resume begins anew"
+        return f"after step {self.step} of {self.total}; a checkpoint is in {self.folder.path}: go on with --resume"
 
     def _kept(self) -> str:
         steps = self.folder.checkpoints.steps()
@@ -466,15 +460,15 @@ class Trainer:
 
     def _finish(self) -> Outcome:
         """Choose the weights, measure them on test, write the model folder."""
-        chosen, best = self.step, self.progress["best_step"]
+        chosen, best = self.step, self.progress.best_step
         if self.config.eval.keep == "best" and best is not None and best != self.step:
             chosen = best
             self._use_best(best)
         end: dict[str, Any] = {}
-        if str(chosen) in self.progress["dev"]:
-            end["dev"] = self.progress["dev"][str(chosen)]
+        if str(chosen) in self.progress.dev:
+            end["dev"] = self.progress.dev[str(chosen)]
         if self.test is not None:
-            end["test"] = figures_of(self._evaluate(self.test, "test"))
+            end["test"] = self._evaluate(self.test, "test").figures()
         end |= self._more_figures()
         dtype = getattr(torch, self.config.save_dtype) if self.config.save_dtype else self.policy.start_dtype
         earlier_card = self.folder.earlier_card()
@@ -489,7 +483,7 @@ class Trainer:
             "planned_steps": self.total,
             "stopped": self._stopped,
             "kept_step": chosen,
-            "before": self.progress["start"],
+            "before": self.progress.start,
             "after": end,
             "model": shareable(self.config.model),
             "recipe": recipe_of(self.config),
@@ -508,15 +502,3 @@ class Trainer:
 def _is_trained_on(path: str, config: TrainConfig) -> bool:
     files = [Path(source.path).expanduser().resolve() for source in config.data.sources()]
     return Path(path).expanduser().resolve() in files
-
-
-def figures_of(found: Evaluation) -> dict[str, Any]:
-    """An evaluation for the summary: means with their 95% bootstrap intervals."""
-    return {
-        "queries": len(found.scores.ndcg),
-        METRIC: vars(found.ndcg),
-        "recall@1": vars(found.recall_at_1),
-        "length": found.length,
-        "eos_rate": found.eos_rate,
-        "unrelated_similarity": found.similarity,
-    }

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from grace_train.config import OptimizerConfig, TrainConfig
+from grace_train.config import TrainConfig
 from grace_train.local.packing import MicroBatch, Response, pack
 from grace_train.local.policy import Policy
 from grace_train.local.scoring import Side
 from grace_train.losses import aggregate, kl_terms, policy_terms
 from grace_train.report.health import TrainingStopped
+from grace_train.sections import OptimizerConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,10 +175,7 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.max_grad_norm).item()
         if not math.isfinite(norm):
             self.optimizer.zero_grad()
-            raise TrainingStopped(
-                f"the gradients of step {step} are not finite: lower optimizer.learning_rate, or compute in "
-                "compute.precision=fp32"
-            )
+            raise gradients_not_finite(step)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
@@ -221,6 +219,14 @@ class Learner:
             share_prompts=self.policy.can_share_prompts(longest),
         )
         return (batch.to(self.policy.device) for batch in batches)
+
+
+def gradients_not_finite(step: int) -> TrainingStopped:
+    """What stops a run whose gradients hold NaN or infinity."""
+    return TrainingStopped(
+        f"the gradients of step {step} are not finite: lower optimizer.learning_rate, or compute in "
+        "compute.precision=fp32"
+    )
 
 
 def part_borders(count: int, config: TrainConfig) -> list[range]:

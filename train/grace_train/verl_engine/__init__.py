@@ -4,7 +4,7 @@
 |---|---|
 | `requirements` | versions and GPUs, looked at before any work starts |
 | `overrides` | our configuration in verl's terms |
-| `cluster` | starts and stops everything; every wait has a limit |
+| `cluster`, `diagnosis` | starts and stops everything, every wait has a limit; why something died |
 | `agent_loop` | runs in verl's agent-loop processes: the rollouts of one instance |
 | `worker`, `rows`, `loss` | run in verl's FSDP workers: pooled vectors, updates |
 | `jobs` | what driver and cluster say to each other about rollouts |

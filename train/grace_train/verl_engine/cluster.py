@@ -7,13 +7,11 @@ here: vLLM is awake, with the newest weights, while rollouts are made, and aslee
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,6 +26,7 @@ from verl.utils.device import auto_set_device
 
 from grace_st import ray_init
 from grace_train.options import ConfigError
+from grace_train.verl_engine.diagnosis import cause_in, dead_process, log_folder, logged_errors
 from grace_train.verl_engine.jobs import ClusterError, Job, Written
 from grace_train.verl_engine.requirements import on_cpu
 
@@ -40,10 +39,6 @@ _POLL_SECONDS = 0.05
 _MAX_POLL_SECONDS = 1.0
 _LOOK_SECONDS = 5.0
 _STOP_SECONDS = 60.0
-_LOG_BYTES = 200_000
-_CAUSE_CHARACTERS = 400
-_LOG_ERRORS = 3
-_ERROR = re.compile(r"((?:\w+\.)*\w*Error: [^\n]{5,300})")
 
 
 class _Parts(PPOTrainerSync):
@@ -181,7 +176,7 @@ class Cluster:
         deadline = time.monotonic() + self.limit
         # Not `future.result(timeout)`: it raises the same TimeoutError that the work itself may raise.
         while not wait([future], timeout=min(_LOOK_SECONDS, max(0.1, deadline - time.monotonic()))).done:
-            dead = self._dead()
+            dead = dead_process()
             if dead:
                 raise self._failed(what, dead)
             if time.monotonic() > deadline:
@@ -191,11 +186,11 @@ class Cluster:
         except (ConfigError, ClusterError):
             raise
         except Exception as error:
-            raise self._failed(what, _first_lines(error)) from error
+            raise self._failed(what, cause_in(error)) from error
 
     def _too_long(self, what: str) -> ClusterError:
         return ClusterError(
-            f"waited {self.limit:.0f} s for {what}, which is cluster.step_limit: look into {_log_folder()}, or raise it"
+            f"waited {self.limit:.0f} s for {what}, which is cluster.step_limit: look into {log_folder()}, or raise it"
         )
 
     def _failed(self, what: str, cause: str) -> ClusterError:
@@ -205,16 +200,7 @@ class Cluster:
                 ". Too little memory: lower compute.tokens_per_microbatch, or cluster.gpu_memory, or set "
                 "cluster.offload=true or compute.gradient_checkpointing=true"
             )
-        return ClusterError(f"while waiting for {what}: {explained}. Logs are in {_log_folder()}; go on with --resume")
-
-    def _dead(self) -> str:
-        """What killed a process of the run, or an empty string."""
-        if not ray.is_initialized():
-            return ""
-        for actor in _actors():
-            if actor.get("State") == "DEAD" and not actor.get("Expected", False):
-                return f"the process {actor['ActorClassName']} (pid {actor['Pid']}) died: {actor['Cause']}"
-        return ""
+        return ClusterError(f"while waiting for {what}: {explained}. Logs are in {log_folder()}; go on with --resume")
 
     # ---------------------------------------------------------------- rollouts
 
@@ -293,7 +279,7 @@ class Cluster:
         """Every few seconds, see whether all processes are alive."""
         if time.monotonic() - self._looked > _LOOK_SECONDS:
             self._looked = time.monotonic()
-            dead = self._dead()
+            dead = dead_process()
             if dead:
                 raise self._failed("rollouts", dead)
 
@@ -350,7 +336,7 @@ class Cluster:
 
     def explained(self, cause: str) -> str:
         """A cause, and what the processes have logged about it."""
-        return f"{cause.rstrip('.')}{_logged_errors(self._started)}"
+        return f"{cause.rstrip('.')}{logged_errors(self._started)}"
 
 
 def _tags() -> dict[str, dict[str, Any]]:
@@ -371,56 +357,3 @@ def _in_background(work: Callable[[], T]) -> Future[T]:
 
     threading.Thread(target=run, daemon=True).start()
     return future
-
-
-def _actors() -> list[dict[str, Any]]:
-    """The actors of this run: class, pid, state and cause of death. A cluster may run other jobs beside it."""
-    import ray._private.state as state
-
-    found = []
-    for actor in state.actors(job_id=ray.JobID.from_hex(ray.get_runtime_context().get_job_id())).values():
-        told = str(actor.get("DeathCause") or "")
-        message = getattr(getattr(actor.get("DeathCause"), "actor_died_error_context", None), "error_message", "")
-        found.append(
-            {
-                "ActorClassName": str(actor.get("ActorClassName", "")),
-                "Pid": actor.get("Pid", 0),
-                "State": actor.get("State"),
-                "Cause": " ".join(str(message).split())[:_CAUSE_CHARACTERS] or "unknown",
-                # Ended by its own side: scoped out, or killed by us.
-                "Expected": any(word in told for word in ("ray.kill", "went out of scope", "OUT_OF_SCOPE", "RAY_KILL")),
-            }
-        )
-    return found
-
-
-def _first_lines(error: BaseException) -> str:
-    """The last line of an exception that came through Ray, which is the cause, and the first, which is who."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else " ".join(lines[:4])
-
-
-def _log_folder() -> Path:
-    import ray._private.worker as worker
-
-    node = worker._global_node
-    return Path(node.get_logs_dir_path()) if node is not None else Path("/tmp/ray/session_latest/logs")
-
-
-def _logged_errors(since: float) -> str:
-    """The errors that stand last in the logs of this machine's processes, for a message; perhaps empty.
-
-    Args:
-        since: Logs that end before this time are of another run.
-    """
-    found: dict[str, None] = {}
-    logs = [(path.stat().st_mtime, path) for path in _log_folder().glob("worker-*")]
-    for _, path in sorted(item for item in logs if item[0] >= since):
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _LOG_BYTES))
-            text = file.read().decode(errors="replace")
-        found |= dict.fromkeys(match.group(1) for match in _ERROR.finditer(text))
-    told = [line for line in found if "EngineDeadError" not in line][-_LOG_ERRORS:]
-    return "; logged before: " + " | ".join(told) if told else ""

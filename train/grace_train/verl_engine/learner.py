@@ -11,8 +11,15 @@ import torch
 
 from grace_train.config import TrainConfig
 from grace_train.local.scoring import Side
-from grace_train.local.update import Sample, Sums, learning_rate, logged_values, part_borders, samples_of
-from grace_train.report.health import TrainingStopped
+from grace_train.local.update import (
+    Sample,
+    Sums,
+    gradients_not_finite,
+    learning_rate,
+    logged_values,
+    part_borders,
+    samples_of,
+)
 from grace_train.verl_engine.loss import LossSettings
 from grace_train.verl_engine.rows import UpdateRows, update_rows
 
@@ -77,10 +84,7 @@ class ClusterLearner:
         for result, count in zip(answers[0], tokens, strict=False):  # verl gathers the sums of all workers in each
             norm = result["grad_norm"]
             if not math.isfinite(norm):
-                raise TrainingStopped(
-                    f"the gradients of step {step} are not finite: lower optimizer.learning_rate, or compute in "
-                    "compute.precision=fp32"
-                )
+                raise gradients_not_finite(step)
             sums.norms.append(norm)
             sums.tokens += count
             sums.loss += result["loss_sum"]

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grace_train.losses import Aggregation, aggregate, kl_terms, policy_terms
+from grace_train.choices import Aggregation
+from grace_train.losses import aggregate, kl_terms, policy_terms
 
 
 @dataclass(frozen=True)

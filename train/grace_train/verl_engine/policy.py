@@ -24,8 +24,9 @@ from grace_st.config import GraceConfig
 from grace_st.engines.base import NonFiniteVectorError, PromptTokens, Rollout, Sampling
 from grace_st.prompt import RepresentationPrompt
 from grace_st.truncation import TruncationLog
-from grace_train.config import LoraConfig, TrainConfig
-from grace_train.local.policy import load_policy
+from grace_train.config import TrainConfig
+from grace_train.local.loading import load_policy
+from grace_train.sections import LoraConfig
 from grace_train.verl_engine.jobs import ClusterError, Job, Written
 from grace_train.verl_engine.rows import embed_rows
 

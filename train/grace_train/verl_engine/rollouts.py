@@ -100,7 +100,6 @@ class ClusterRolloutMaker:
     def _requests(self, batch: Sequence[Instance | TextInstance]) -> list[list[Request]]:
         size = self.config.rollout.group_size
         greedy = self.config.algorithm.name == "remax"
-        made: list[list[Request]] = []
         instances = [item for item in batch if isinstance(item, Instance)]
         texts = [item for item in batch if isinstance(item, TextInstance)]
         if texts:
@@ -115,15 +114,14 @@ class ClusterRolloutMaker:
                 [item.document_instruction for item in instances for _ in item.negatives],
             )
         )
-        for item, positive, query in zip(instances, positives, queries, strict=True):
-            made.append(
-                [
-                    Request("positive", positive, size, greedy),
-                    Request("query", query, self.config.query_rollouts, greedy and self.config.is_symmetric),
-                    *(Request("negative", next(negatives), 1) for _ in item.negatives),
-                ]
-            )
-        return made
+        return [
+            [
+                Request("positive", positive, size, greedy),
+                Request("query", query, self.config.query_rollouts, greedy and self.config.is_symmetric),
+                *(Request("negative", next(negatives), 1) for _ in item.negatives),
+            ]
+            for item, positive, query in zip(instances, positives, queries, strict=True)
+        ]
 
     def _prompts(self, texts: Sequence[str], instructions: Sequence[str | None]) -> list[PromptTokens]:
         return prompts_by_instruction(self.module.prompts_of, texts, instructions)
@@ -142,12 +140,7 @@ class ClusterRolloutMaker:
     def _batch(self, instances: Sequence[Instance | TextInstance], groups: Sequence[list[Group]]) -> RolloutBatch:
         mask = torch.as_tensor(in_batch_mask(instances))
         if self.config.mode == "unsupervised":
-            return RolloutBatch(
-                tuple(Group(own[0].prompt, own[0].rollouts[:-1], own[0].greedy) for own in groups),
-                tuple(Group(own[0].prompt, own[0].rollouts[-1:]) for own in groups),
-                tuple(() for _ in groups),
-                mask,
-            )
+            return RolloutBatch.of_texts([group for (group,) in groups], mask)
         return RolloutBatch(
             tuple(own[0] for own in groups),
             tuple(own[1] for own in groups),

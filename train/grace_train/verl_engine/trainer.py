@@ -17,7 +17,8 @@ from grace_train.config import TrainConfig
 from grace_train.local.checkpoints import RunState
 from grace_train.local.run_folder import RunFolder
 from grace_train.local.scoring import Side
-from grace_train.local.trainer import Outcome, Trainer, Views
+from grace_train.local.trainer import Outcome, Trainer
+from grace_train.local.views import Views
 from grace_train.report.log import RunLog
 from grace_train.verl_engine.cluster import Cluster
 from grace_train.verl_engine.learner import ClusterLearner
@@ -32,6 +33,7 @@ class VerlTrainer(Trainer):
     """One run on a cluster."""
 
     cluster: Cluster | None = None
+    _can_leave_evaluations = False  # vLLM would still write what was asked for while weights and memory are taken away
 
     def __init__(self, config: TrainConfig, folder: RunFolder, views: Views) -> None:
         try:

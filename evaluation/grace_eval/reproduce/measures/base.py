@@ -68,6 +68,24 @@ class Subject:
             return SentenceTransformer(self.source, device=self.device)
         return grace_st.load(self.source, device=self.device, **self.options)
 
+    def located(self, task: Any) -> tuple[Any, Path | None]:
+        """A task of MTEB as it reads the local copies, and where `datasets` prepares those; without any, as it is.
+
+        Raises:
+            grace_eval.mteb.data.MissingDataError: Its copy is missing.
+        """
+        from grace_eval.mteb.data import local_copies
+
+        if self.data_root is None:
+            return task, None
+        (found,) = local_copies([task], self.data_root, self.datasets_cache)
+        return found
+
+    @property
+    def datasets_cache(self) -> Path:
+        """Where `datasets` prepares local copies."""
+        return self.work / "datasets-cache"
+
     def embed(self, texts: Sequence[str], instruction: str | None = None, **options: Any) -> Embedded:
         """Encode texts; a model that writes tells what it wrote.
 

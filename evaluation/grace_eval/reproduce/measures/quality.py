@@ -5,8 +5,8 @@ Both give ``columns`` (by category), their ``average``, and how long rationales 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,10 +102,9 @@ class Benchmark(Measure):
 
 
 def _grace_scores(measure: Benchmark, subject: Subject) -> list[Any]:
-    from pathlib import Path
-
     from grace_eval.mteb.options import ModelOptions
-    from grace_eval.mteb.run import Results, plan, run
+    from grace_eval.mteb.results import Results
+    from grace_eval.mteb.run import plan, run, use_local_data
 
     options = ModelOptions(
         folder=Path(subject.source),
@@ -118,39 +117,25 @@ def _grace_scores(measure: Benchmark, subject: Subject) -> list[Any]:
     )
     results = Results(subject.work / "mteb", options.meta())
     state = plan(measure.mteb_tasks(), results)
-    _use_local_data(state.tasks, subject)
+    if subject.data_root is not None:
+        use_local_data(state, subject.data_root, subject.datasets_cache)
     run(state, lambda: options.load(results.meta, state.advance), results)
     return [task.score for task in state.tasks if task.score is not None]
-
-
-def _use_local_data(states: Sequence[Any], subject: Subject) -> None:
-    from grace_eval.mteb import data
-
-    waiting = [task for task in states if task.status == "waiting"]
-    root = subject.data_root
-    if root is None:
-        return
-    for state, copied in zip(waiting, data.with_local_data([task.task for task in waiting], root), strict=True):
-        state.prepared = data.cache_folder(state.task, root, subject.work / "datasets-cache")
-        state.task, state.data_root = copied, root
 
 
 def _encoder_scores(measure: Benchmark, subject: Subject) -> list[Any]:
     import mteb
     from mteb.cache import ResultCache
 
-    from grace_eval.mteb import data
+    from grace_eval.mteb.data import datasets_cache
     from grace_eval.mteb.scores import read_result, score_of
 
     found = []
     # A folder of its own: mteb tells local encoders apart by nothing.
     folder = subject.work / "mteb-encoders" / subject.source.replace("/", "__")
     for task in measure.mteb_tasks():
-        chosen, prepared = task, None
-        if subject.data_root is not None:
-            (chosen,) = data.with_local_data([task], subject.data_root)
-            prepared = data.cache_folder(task, subject.data_root, subject.work / "datasets-cache")
-        with data.datasets_cache(prepared):
+        chosen, prepared = subject.located(task)
+        with datasets_cache(prepared):
             mteb.evaluate(subject.model, chosen, cache=ResultCache(folder), co2_tracker=False, show_progress_bar=False)
         (path,) = folder.rglob(f"{task.metadata.name}.json")
         score = score_of(read_result(path), task)

@@ -28,13 +28,8 @@ def retrieval_texts(name: str, subject: Subject) -> tuple[tuple[str, ...], tuple
         task: Any = retrieval_task(name)
     else:
         from grace_eval.faithfulness.mteb_tasks import load
-        from grace_eval.mteb import data
 
-        (chosen,) = mteb_tasks_of(name)
-        cache = None
-        if subject.data_root is not None:
-            cache = data.cache_folder(chosen, subject.data_root, subject.work / "datasets-cache")
-            (chosen,) = data.with_local_data([chosen], subject.data_root)
+        chosen, cache = subject.located(*mteb_tasks_of(name))
         task = load(chosen, instructions="none", cache=cache)
     queries, documents = (role.texts for role in task.roles)
     return queries, documents
