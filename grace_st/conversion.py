@@ -18,6 +18,7 @@ from grace_st.config import DEFAULT_SYSTEM_PROMPT, GraceConfig, Pooling, Pooling
 from grace_st.engines.base import NonFiniteVectorError, PromptTokens, Sampling
 from grace_st.engines.forward import CausalForward, context_length
 from grace_st.engines.requests import check_context
+from grace_st.hub import check_hub
 from grace_st.model import GraceModel
 from grace_st.module import SHIM_TYPE, GenerateThenPool
 from grace_st.paths import destination as destination_folder
@@ -95,7 +96,7 @@ def convert(
 
     Raises:
         FileExistsError: ``destination`` exists and ``overwrite`` is False.
-        OSError: The source cannot be found, or has no safetensors weights.
+        OSError: The source cannot be found, the hub cannot be reached, or there are no safetensors weights.
         ValueError: The source is not a causal LM, has no EOS or padding token, its template drops the message, or
             prompt and budget exceed its context. Nothing is guessed: the message names the option to give.
     """
@@ -171,6 +172,7 @@ def prepare(
         "trust_remote_code": trust_remote_code,
         "local_files_only": Path(name).is_dir(),
     }
+    check_hub(name, hub)
     # 1. Everything that can be refused without weights.
     model_kwargs = {} if dtype is None else {"dtype": _dtype(dtype)}
     is_adapter = _is_adapter(name, hub)
