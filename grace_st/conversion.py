@@ -26,6 +26,9 @@ from grace_st.paths import local_or_hub, written_whole
 from grace_st.template import SystemRole, render_template
 from grace_st.weights import check_adapter, load_causal_lm
 
+DEFAULT_MAX_SEQ_LENGTH = 1024
+"""Longest prompt in tokens, unless one is named."""
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -55,7 +58,7 @@ def convert(
     system_prompt: str | None = DEFAULT_SYSTEM_PROMPT,
     system_role: SystemRole = "auto",
     chat_template_kwargs: Mapping[str, Any] | None = None,
-    max_seq_length: int = 1024,
+    max_seq_length: int = DEFAULT_MAX_SEQ_LENGTH,
     max_new_tokens: int = 256,
     pooling: Pooling = "mean",
     pooling_span: PoolingSpan = "text_and_rationale",
@@ -145,7 +148,7 @@ def prepare(
     system_prompt: str | None = DEFAULT_SYSTEM_PROMPT,
     system_role: SystemRole = "auto",
     chat_template_kwargs: Mapping[str, Any] | None = None,
-    max_seq_length: int = 1024,
+    max_seq_length: int = DEFAULT_MAX_SEQ_LENGTH,
     max_new_tokens: int = 256,
     pooling: Pooling = "mean",
     pooling_span: PoolingSpan = "text_and_rationale",
@@ -180,7 +183,7 @@ def prepare(
         model_config = _model_config(name, hub)
         _refuse_other_architectures(model_config, name)
         check_context(max_seq_length, max_new_tokens, context_length(model_config))
-    tokenizer = _tokenizer(name, hub, is_adapter)
+    tokenizer = load_tokenizer(name, hub, is_adapter=is_adapter)
     _ensure_padding(tokenizer, pad_token)
     template = render_template(
         tokenizer, system_prompt, system_role=system_role, chat_template_kwargs=chat_template_kwargs
@@ -303,7 +306,17 @@ def _refuse_non_causal(module: GenerateThenPool, prompt: PromptTokens, name: str
         )
 
 
-def _tokenizer(name: str, hub: Mapping[str, Any], is_adapter: bool) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, hub: Mapping[str, Any], *, is_adapter: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a causal LM.
+
+    Args:
+        name: Folder or hub name.
+        hub: Where and how to look: token, revision, cache_dir, ...
+        is_adapter: Whether it is a PEFT adapter, for messages.
+
+    Raises:
+        ValueError: There is none, or it is empty.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **hub)
     except (OSError, ValueError) as error:
