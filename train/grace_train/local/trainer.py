@@ -435,7 +435,7 @@ class Trainer:
         interrupted = Interrupted(signal)
         interrupted.add_note(
             f"({signal}) after step {self.step} of {self.total}; a checkpoint is in {self.folder.path}: go on with "
-            "--resume"
+            "the same command and --resume"
         )
         return interrupted
 
