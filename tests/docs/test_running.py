@@ -120,7 +120,7 @@ NOT_RUN: dict[str, str] = {
     "grace-st store export rationales.sqlite --space 3f2a --model models/mine --no-vectors": (
         "the space is a hash of the reader's model; tests/test_store.py exports"
     ),
-    "grace-st eval mteb --model models/mine --benchmark eng-v1": _MTEB,
+    "grace-st eval mteb --model models/mine --name my-org/mine --benchmark eng-v1": _MTEB,
     "grace-st eval mteb --model models/mine --benchmark eng-v1 --engine vllm": _MTEB,
     "grace-st eval mteb --model models/mine --tasks STSBenchmark SciFact": _MTEB,
     "grace-st eval mteb --model models/mine --tasks STSBenchmark SciFact XQuADRetrieval:en": _MTEB,

@@ -43,7 +43,8 @@ def _headline(summary: Mapping[str, Any]) -> str:
     kept = str(summary["kept_step"])
     if summary["steps"] and not summary["kept_step"]:
         kept += ", those it started from: on dev none after them was better (eval.keep=last takes the last)"
-    return f"Trained {summary['steps']} of {summary['planned_steps']} steps ({how}){ended}. Kept the weights of step {kept}."
+    done = f"{summary['steps']} of {summary['planned_steps']} steps"
+    return f"Trained {done} ({how}){ended}. Kept the weights of step {kept}."
 
 
 def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
