@@ -18,6 +18,7 @@ from grace_st.config import DEFAULT_SYSTEM_PROMPT, GraceConfig, Pooling, Pooling
 from grace_st.engines.base import NonFiniteVectorError, PromptTokens, Sampling
 from grace_st.engines.forward import CausalForward, context_length
 from grace_st.engines.requests import check_context
+from grace_st.hub import check_hub
 from grace_st.model import GraceModel
 from grace_st.model_files import LOADER_TYPE, MODULES_NAME
 from grace_st.module import GenerateThenPool
@@ -25,6 +26,9 @@ from grace_st.paths import destination as destination_folder
 from grace_st.paths import local_or_hub, written_whole
 from grace_st.template import SystemRole, render_template
 from grace_st.weights import check_adapter, load_causal_lm
+
+DEFAULT_MAX_SEQ_LENGTH = 1024
+"""Longest prompt in tokens, unless one is named."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def convert(
     system_prompt: str | None = DEFAULT_SYSTEM_PROMPT,
     system_role: SystemRole = "auto",
     chat_template_kwargs: Mapping[str, Any] | None = None,
-    max_seq_length: int = 1024,
+    max_seq_length: int = DEFAULT_MAX_SEQ_LENGTH,
     max_new_tokens: int = 256,
     pooling: Pooling = "mean",
     pooling_span: PoolingSpan = "text_and_rationale",
@@ -96,7 +100,7 @@ def convert(
 
     Raises:
         FileExistsError: ``destination`` exists and ``overwrite`` is False.
-        OSError: The source cannot be found, or has no safetensors weights.
+        OSError: The source cannot be found, the hub cannot be reached, or there are no safetensors weights.
         ValueError: The source is not a causal LM, has no EOS or padding token, its template drops the message, or
             prompt and budget exceed its context. Nothing is guessed: the message names the option to give.
     """
@@ -145,7 +149,7 @@ def prepare(
     system_prompt: str | None = DEFAULT_SYSTEM_PROMPT,
     system_role: SystemRole = "auto",
     chat_template_kwargs: Mapping[str, Any] | None = None,
-    max_seq_length: int = 1024,
+    max_seq_length: int = DEFAULT_MAX_SEQ_LENGTH,
     max_new_tokens: int = 256,
     pooling: Pooling = "mean",
     pooling_span: PoolingSpan = "text_and_rationale",
@@ -172,6 +176,7 @@ def prepare(
         "trust_remote_code": trust_remote_code,
         "local_files_only": Path(name).is_dir(),
     }
+    check_hub(name, hub)
     # 1. Everything that can be refused without weights.
     model_kwargs = {} if dtype is None else {"dtype": _dtype(dtype)}
     is_adapter = _is_adapter(name, hub)
@@ -179,7 +184,7 @@ def prepare(
         model_config = _model_config(name, hub)
         _refuse_other_architectures(model_config, name)
         check_context(max_seq_length, max_new_tokens, context_length(model_config))
-    tokenizer = _tokenizer(name, hub, is_adapter)
+    tokenizer = load_tokenizer(name, hub, is_adapter=is_adapter)
     _ensure_padding(tokenizer, pad_token)
     template = render_template(
         tokenizer, system_prompt, system_role=system_role, chat_template_kwargs=chat_template_kwargs
@@ -302,7 +307,17 @@ def _refuse_non_causal(module: GenerateThenPool, prompt: PromptTokens, name: str
         )
 
 
-def _tokenizer(name: str, hub: Mapping[str, Any], is_adapter: bool) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, hub: Mapping[str, Any], *, is_adapter: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a causal LM.
+
+    Args:
+        name: Folder or hub name.
+        hub: Where and how to look: token, revision, cache_dir, ...
+        is_adapter: Whether it is a PEFT adapter, for messages.
+
+    Raises:
+        ValueError: There is none, or it is empty.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **hub)
     except (OSError, ValueError) as error:

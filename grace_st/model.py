@@ -20,6 +20,7 @@ from grace_st.encoding import Encoding, check_texts, encode_with_rationales, gra
 from grace_st.engines.base import Progress
 from grace_st.engines.choice import check_engine
 from grace_st.explain import DocumentId, Explanation, RankingExplanation, explain_pair, explain_ranking
+from grace_st.hub import check_hub
 from grace_st.model_files import LOADER_TYPE, MODULES_NAME
 from grace_st.module import GenerateThenPool, reporting_progress
 from grace_st.paths import local_or_hub
@@ -235,11 +236,13 @@ def load(
 
     Raises:
         FileNotFoundError: The folder does not exist, or is no GRACE model folder.
+        OSError: It is no local folder, and the hub cannot be reached.
         ValueError: The configuration or an option is refused, or vLLM is missing or cannot be started.
     """
     check_engine(engine, engine_kwargs)
     name = local_or_hub(folder)
     is_local = Path(name).is_dir()
+    check_hub(name, {"revision": revision, "token": token, "cache_dir": cache_folder})
     for required in (CONFIG_NAME, MODULES_NAME):
         found = load_file_path(
             name, required, token=token, cache_folder=cache_folder, revision=revision, local_files_only=is_local

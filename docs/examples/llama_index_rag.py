@@ -1,6 +1,6 @@
 """LlamaIndex with a GRACE model: index documents, retrieve for a question, and read what the model thought.
 
-    pip install -e ".[ecosystem]"
+    pip install -c constraints.txt -e ".[ecosystem]"
     python docs/examples/llama_index_rag.py
 
 The bundled grace-nano knows a few hundred facts; name another model folder in MODEL for texts of your own.

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grace_st.cli.command import Command, CommandError
+from grace_st.cli.command import Command
 from grace_st.cli.terminal import open_console, quiet_libraries, write_json
 from grace_st.config import POOLING_SPANS, POOLINGS
 
@@ -94,14 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     import grace_st
 
-    try:
-        conversion = grace_st.convert(source, destination, **options)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if Path(source).exists():
-            raise
-        raise CommandError(f"{source} is no local folder, and as a name on the hub: {error}") from error
+    conversion = grace_st.convert(source, destination, **options)
     eos_tokens = _eos_tokens(conversion)
     if as_json:
         write_json(_as_json(conversion, eos_tokens))

@@ -11,8 +11,12 @@ from grace_st.model_files import MODULES_NAME
 BUNDLED = "grace-nano"
 
 
-def model_folder(name: str) -> Path | None:
+def model_folder(name: str, option: str = "--model") -> Path | None:
     """The folder of the model, or None for the bundled one.
+
+    Args:
+        name: As it was given.
+        option: What it was given with, for messages.
 
     Raises:
         CommandError: There is no such folder, or it is no model folder.
@@ -22,7 +26,7 @@ def model_folder(name: str) -> Path | None:
         if name == BUNDLED:
             return None
         raise CommandError(
-            f"{name} is not a folder; make one with `grace-st convert SOURCE {name}`, or try --model {BUNDLED}"
+            f"{name} is not a folder; make one with `grace-st convert SOURCE {name}`, or try {option} {BUNDLED}"
         )
     if not (folder / CONFIG_NAME).is_file() or not (folder / MODULES_NAME).is_file():
         raise CommandError(

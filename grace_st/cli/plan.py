@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from grace_st.cli.command import Command, CommandError
+from grace_st.cli.models import BUNDLED, model_folder
 from grace_st.cli.terminal import open_console, quiet_libraries, write_json
 from grace_st.scale import DEFAULT_SHARD_ROWS
 from grace_st.scale.costs import VECTOR_BYTES, Corpus, Throughput, costs_of
@@ -28,7 +29,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     measured = parser.add_argument_group("throughput of one worker, one of the two")
     source = measured.add_mutually_exclusive_group(required=True)
     source.add_argument("--throughput", metavar="FILE", help="JSON that benchmarks/encode.py or --save wrote")
-    source.add_argument("--calibrate", metavar="DIR", help="measure it here, with this model folder, on a few texts")
+    source.add_argument(
+        "--calibrate",
+        metavar="DIR",
+        help=f"measure it here, on a few texts, with this model folder or {BUNDLED}, the bundled model",
+    )
     measured.add_argument(
         "--variant", metavar="NAME", help=f"with --throughput: what was measured (default: {VARIANT})"
     )
@@ -140,14 +145,14 @@ def _read(arguments: argparse.Namespace) -> tuple[Throughput, int | None]:
 
 
 def _calibrated(arguments: argparse.Namespace) -> tuple[Throughput, int | None]:
+    folder = model_folder(arguments.calibrate, "--calibrate")
     texts = _sample(arguments)
     quiet_libraries()
     import torch
 
     import grace_st
 
-    folder = arguments.calibrate
-    if folder == "grace-nano" and not Path(folder).is_dir():
+    if folder is None:
         folder = grace_st.nano_path()
         torch.set_num_threads(1)  # as `encode` does
     model = grace_st.load(folder, engine=arguments.engine or "torch", device=arguments.device)

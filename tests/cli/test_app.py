@@ -189,11 +189,13 @@ def test_help_does_not_import_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_installed_program_runs() -> None:
-    program = Path(sys.executable).with_name("grace-st")
-    done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=120)
+@pytest.mark.parametrize(
+    "program", [[Path(sys.executable).with_name("grace-st")], [sys.executable, "-m", "grace_st"]], ids=["script", "-m"]
+)
+def test_the_installed_program_runs(program: list[str | Path]) -> None:
+    done = subprocess.run([*program, "--version"], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, f"grace-st {version('grace-st')}\n")
-    done = subprocess.run([program, "demos"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*program, "demos"], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     assert "grace-st demo" in done.stderr
 

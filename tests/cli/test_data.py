@@ -135,6 +135,27 @@ def test_lengths_in_tokens(check: Check, tmp_path: Path, grace_folder: Callable[
     assert "is not a GRACE model folder" in check("a.txt", "--model", str(tmp_path), code=2)
 
 
+def test_lengths_in_the_tokens_of_a_model_that_is_not_converted_yet(
+    check: Check, tmp_path: Path, checkpoints: Callable[..., Path], grace_folder: Callable[..., Path]
+) -> None:
+    (tmp_path / "a.txt").write_text("a short text\n" + "word " * 400)
+    shown = check("a.txt", "--model", str(checkpoints("qwen2")), "--max-seq-length", "128", "--json")
+    assert _json(shown) == _json(check("a.txt", "--model", str(grace_folder()), "--json"))
+    assert _json(check("a.txt", "--model", str(checkpoints("qwen2")), "--json"))["max_seq_length"] == 1024
+    assert "org/model is no local folder" in check("a.txt", "--model", "org/model", code=2)
+    assert "needs --model" in check("a.txt", "--max-seq-length", "128", code=2)
+
+
+def test_one_problem_of_many_rows_is_said_once(check: Check, tmp_path: Path) -> None:
+    rows = [{"question": "q", "positive": "p"}] * 12
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    shown = check("a.jsonl", code=1)
+    assert shown.count("query is expected") == 1
+    assert "row 0 (line 1)" in shown
+    assert "the same in the next 9 bad rows" in " ".join(shown.split())
+    assert "... and 2 more" in shown
+
+
 def test_the_command_is_cheap_to_import() -> None:
     code = (
         "import sys, grace_train.cli.data; "

@@ -102,8 +102,14 @@ def test_a_run_and_its_summary(grace_folder: GraceFolder, tmp_path: Path, capsys
     captured = capsys.readouterr()
     assert json.loads(captured.out)["steps"] == 2
     assert captured.err == ""
+    kept = tmp_path / "run" / "training" / "config.yaml"
+    assert main(["train", str(kept), "--resume", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 2
     assert main(["train", str(config), "eval.every=1"]) == 2
     assert "holds a run already" in capsys.readouterr().err
+    still = ["eval.every=1", "optimizer.learning_rate=1e-12", f"output={tmp_path / 'still'}"]
+    assert main(["train", str(config), *still]) == 0
+    assert "Kept the weights of step 0, those it started from" in " ".join(capsys.readouterr().out.split())
     stop = ["stop.max_unrelated_similarity=1e-6", "stop.collapse_steps=1", f"output={tmp_path / 'other'}"]
     assert main(["train", str(config), *stop]) == 1
     assert "grace-st train: stopped: step 1: all texts have nearly the same vector" in capsys.readouterr().err

@@ -64,7 +64,8 @@ RUN: dict[str, Run] = {
     ),
     "grace-st data check pairs.jsonl": Run(),
     "grace-st data check pairs.jsonl --model grace-nano": Run(),
-    "grace-st data check pairs.jsonl --query-field question --positive-field answer --model grace-nano": Run(),
+    "grace-st data check pairs.jsonl --query-field question --positive-field answer --model "
+    "Qwen/Qwen2.5-1.5B-Instruct": Run(instead=HUB),
     "grace-st train nano": Run("runs/nano/model.safetensors", SHORT),
     "grace-st train nano --resume": Run("runs/nano/model.safetensors", SHORT),
     "grace-st train nano steps=5 output=runs/try": Run("runs/try/model.safetensors", SHORT),
@@ -73,8 +74,8 @@ RUN: dict[str, Run] = {
     ),
     "grace-st train nano method=cl output=runs/nano-cl": Run("runs/nano-cl/model.safetensors", BASELINE),
     "grace-st train nano method=simcse output=runs/nano-simcse": Run("runs/nano-simcse/model.safetensors", BASELINE),
-    "grace-st train my.yaml data.train=pairs.jsonl data.query_field=question data.positive_field=answer": Run(
-        "runs/my/model.safetensors", SHORT
+    "grace-st train my.yaml data.query_field=question data.positive_field=answer data.negative_field=hard_negatives": (
+        Run("runs/my/model.safetensors", SHORT)
     ),
     "grace-st train verl-qwen2.5-1.5b data.train=pairs.jsonl output=models/mine --dry-run": Run(),
     "grace-st plan --texts 1e9 --throughput benchmarks/results/encode_cpu.json --dimensions 768 --workers 1000": Run(),
@@ -119,7 +120,7 @@ NOT_RUN: dict[str, str] = {
     "grace-st store export rationales.sqlite --space 3f2a --model models/mine --no-vectors": (
         "the space is a hash of the reader's model; tests/test_store.py exports"
     ),
-    "grace-st eval mteb --model models/mine --benchmark eng-v1": _MTEB,
+    "grace-st eval mteb --model models/mine --name my-org/mine --benchmark eng-v1": _MTEB,
     "grace-st eval mteb --model models/mine --benchmark eng-v1 --engine vllm": _MTEB,
     "grace-st eval mteb --model models/mine --tasks STSBenchmark SciFact": _MTEB,
     "grace-st eval mteb --model models/mine --tasks STSBenchmark SciFact XQuADRetrieval:en": _MTEB,

@@ -17,7 +17,7 @@ NANO_ROWS = [
     ("a country governed from Tokyo", "Japan lies in East Asia.", "France lies in Western Europe."),
 ]
 
-CONFIGURATION = "model: grace-nano\noutput: runs/my\nbatch_size: 2\n"
+CONFIGURATION = "model: grace-nano\noutput: runs/my\nbatch_size: 2\ndata:\n  train: pairs.jsonl\n"
 
 
 def make_world(folder: Path, model: Path) -> None:
@@ -34,7 +34,10 @@ def make_world(folder: Path, model: Path) -> None:
     (folder / "corpus.txt").write_text("".join(f"{text}\n" for row in NANO_ROWS for text in row[:2]), encoding="utf-8")
     documents = [{"id": f"d{number}", "body": row[1], "text": row[1]} for number, row in enumerate(NANO_ROWS)]
     pairs = [
-        {"query": query, "positive": positive, "negative": negative, "question": query, "answer": positive}
+        {
+            **{"query": query, "positive": positive, "negative": negative},
+            **{"question": query, "answer": positive, "hard_negatives": negative},
+        }
         for query, positive, negative in NANO_ROWS
     ]
     (folder / "corpus").mkdir()

@@ -401,4 +401,4 @@ def test_other_mistakes(source: Path, tmp_path: Path) -> None:
     refused(source, tmp_path, ValueError, "eos_token is an empty list", eos_token=[])
     for nowhere in (tmp_path / "nowhere", Path("missing/a/b"), "./missing", "~/missing"):
         refused(nowhere, tmp_path, FileNotFoundError, "there is no folder")
-    refused(Path("some-org/no-such-model"), tmp_path, OSError, "some-org/no-such-model is neither a folder")
+    refused(Path("some-org/no-such-model"), tmp_path, OSError, "some-org/no-such-model is no local folder")

@@ -61,7 +61,8 @@ def _check_names(folder: Path) -> Iterator[Problem]:
     elif model.split("__")[0] in _RESERVED:
         yield Problem(
             path=folder.parent,
-            message="the model has no organization of the hub in its name: evaluate it with --name ORGANIZATION/MODEL",
+            message="the model has no organization of the hub in its name: evaluate it with --name ORGANIZATION/MODEL "
+            "(the store has its rationales)",
         )
     if not REVISION.fullmatch(folder.name):
         yield Problem(path=folder, message="a revision is 40 hexadecimal digits")

@@ -6,19 +6,17 @@ Arguments and results; the work is in ``grace_train.data``. ``data_view`` draws 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grace_st.bulk.formats import COMPRESSED, INPUT_FORMATS
 from grace_st.cli.command import Command, CommandError
+from grace_st.cli.models import BUNDLED
 from grace_st.cli.terminal import open_console, quiet_libraries, write_json
 from grace_train.data.config import MODES, Mode, SourceConfig
 
 if TYPE_CHECKING:
     from grace_train.data.check import TokenLimit
-
-BUNDLED_MODEL = "grace-nano"
 
 EXIT_BAD_ROWS = 1
 
@@ -43,8 +41,15 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
-        metavar="DIR",
-        help=f"measure texts in this model's tokens as well: a model folder, or {BUNDLED_MODEL}, the bundled one",
+        metavar="NAME",
+        help="measure texts in this model's tokens as well: a model folder, a causal language model (a folder, or a "
+        f"name on the hub), or {BUNDLED}, the bundled one",
+    )
+    parser.add_argument(
+        "--max-seq-length",
+        metavar="N",
+        type=_positive,
+        help="with --model: longest prompt in tokens, as prompt.max_seq_length in training (default: the model's)",
     )
     for role, help_ in _FIELDS.items():
         parser.add_argument(f"--{role}-field", metavar="NAME", help=f"field of {help_}")
@@ -53,10 +58,16 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--subset", metavar="NAME", help="subset of a data set on the hub")
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
+    return int(text)
+
+
 def _run(arguments: argparse.Namespace) -> int:
     names = ("format", "split", "subset", *(f"{role}_field" for role in _FIELDS))
     config = SourceConfig(path=arguments.file, **{name: getattr(arguments, name) for name in names})
-    limit = None if arguments.model is None else _limit(arguments.model)
+    limit = _limit(arguments)
 
     from grace_train.cli.data_view import show
     from grace_train.data.check import as_json, check_source
@@ -82,31 +93,17 @@ def _mode(arguments: argparse.Namespace) -> Mode:
     return "unsupervised" if is_text else "supervised"
 
 
-def _limit(model: str) -> TokenLimit:
-    import grace_st
-
-    folder = Path(model).expanduser()
-    if not folder.is_dir() and model == BUNDLED_MODEL:
-        folder = grace_st.nano_path()
-    if not (folder / "grace_config.json").is_file():
-        raise CommandError(
-            f"{model} is not a GRACE model folder (it needs grace_config.json): make one with "
-            f"`grace-st convert SOURCE FOLDER`, or try --model {BUNDLED_MODEL}"
-        )
+def _limit(arguments: argparse.Namespace) -> TokenLimit | None:
+    if arguments.model is None:
+        if arguments.max_seq_length is not None:
+            raise CommandError("--max-seq-length counts tokens, which needs --model")
+        return None
     quiet_libraries()
-    from transformers import AutoTokenizer
+    import grace_st
+    from grace_train.data.tokens import token_limit
 
-    from grace_st.prompt import RepresentationPrompt
-    from grace_train.data.check import TokenLimit
-
-    config = grace_st.GraceConfig.from_file(folder / "grace_config.json")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    prompt = RepresentationPrompt(tokenizer, config.head, config.tail, config.eos_token_ids)
-
-    def count(texts: Sequence[str]) -> list[int]:
-        return [len(tokens.ids) for tokens in prompt.tokenize(texts, max_seq_length=2**31)]
-
-    return TokenLimit(count=count, most=config.max_seq_length)
+    is_bundled = arguments.model == BUNDLED and not Path(arguments.model).is_dir()
+    return token_limit(str(grace_st.nano_path()) if is_bundled else arguments.model, arguments.max_seq_length)
 
 
 COMMAND = Command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from grace_train.data.check import Report, Spread
 def show(console: Console, report: Report) -> None:
     """Print a report."""
     usable = report.rows - report.bad_rows
-    verdict = "every row can be used" if not report.bad_rows else f"{report.bad_rows} bad rows"
+    verdict = "every row can be used" if not report.bad_rows else bad_rows(report.bad_rows)
     console.print(Text.assemble((printable(report.path), "bold"), f" for {report.mode} training: {verdict}\n"))
     facts = [("rows", f"{report.rows}, {usable} of them usable")]
     facts += [(f"{role} per row", _spread(spread)) for role, spread in report.texts_per_row.items()]
@@ -103,12 +104,20 @@ def _show_sources(console: Console, report: Report) -> None:
         console.print(Text(f"... and {report.source_count - len(report.sources)} others", style="dim"))
 
 
+def bad_rows(number: int) -> str:
+    """So many bad rows, in words."""
+    return f"{number} bad row{'s' * (number != 1)}"
+
+
 def _show_bad_rows(console: Console, report: Report) -> None:
     if not report.bad_rows:
         return
     console.print(Text("\nBad rows:"))
-    for row in report.first_bad_rows:
-        console.print(Text(f"  {row.place}: {printable(row.problem)}"))
+    # Most often one thing is wrong with all of them, such as the name of a field: it is said once.
+    for problem, group in itertools.groupby(report.first_bad_rows, lambda row: row.problem):
+        first, *others = group
+        more = f" (the same in the next {bad_rows(len(others))})" if others else ""
+        console.print(Text(f"  {first.place}: {printable(problem)}{more}"))
     if report.bad_rows > len(report.first_bad_rows):
         console.print(Text(f"  ... and {report.bad_rows - len(report.first_bad_rows)} more", style="dim"))
     if report.bad_rows < report.rows:

@@ -40,10 +40,11 @@ def _headline(summary: Mapping[str, Any]) -> str:
     ended = f": {summary['stopped']}" if summary["stopped"] else ""
     reward = summary["reward"]
     how = f"method {summary['method']}" if reward is None else f"{summary['mode']}, reward {reward}"
-    return (
-        f"Trained {summary['steps']} of {summary['planned_steps']} steps ({how}){ended}. Kept the weights of step "
-        f"{summary['kept_step']}."
-    )
+    kept = str(summary["kept_step"])
+    if summary["steps"] and not summary["kept_step"]:
+        kept += ", those it started from: on dev none after them was better (eval.keep=last takes the last)"
+    done = f"{summary['steps']} of {summary['planned_steps']} steps"
+    return f"Trained {done} ({how}){ended}. Kept the weights of step {kept}."
 
 
 def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:

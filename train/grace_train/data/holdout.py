@@ -35,8 +35,8 @@ def split_holdout(data: TrainingData, most: int, seed: int) -> tuple[TrainingDat
     keys, counts = data.keys()
     if most >= len(counts):
         raise InputError(
-            f"data.holdout={most} would leave nothing of the {len(counts)} rows to train on: lower it, or name a file "
-            "to evaluate on"
+            f"data.holdout={most} would leave nothing of the {len(counts)} rows to train on: lower it, or name "
+            "a file to evaluate on (eval.dev)"
         )
     graph = RowGraph(keys, counts)
     held = np.zeros(len(counts), bool)

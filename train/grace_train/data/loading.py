@@ -36,7 +36,7 @@ def load_training_data(
     for source in config.sources():
         store = prepare_source(source, config, mode)
         if store.facts.bad_rows:
-            logger.warning("%s: %d bad rows are left out", source.path, store.facts.bad_rows)
+            logger.warning("%s: bad rows that are left out: %d", source.path, store.facts.bad_rows)
         sources.append(
             TrainingSource(
                 name=source.label,

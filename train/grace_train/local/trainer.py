@@ -450,7 +450,10 @@ class Trainer:
     def _how_to_go_on(self) -> str:
         if not self.folder.checkpoints.steps():
             return "before the first step: there is no checkpoint yet, and --resume begins anew"
-        return f"after step {self.step} of {self.total}; a checkpoint is in {self.folder.path}: go on with --resume"
+        return (
+            f"after step {self.step} of {self.total}; a checkpoint is in {self.folder.path}: go on with the same command "
+            "and --resume"
+        )
 
     def _kept(self) -> str:
         steps = self.folder.checkpoints.steps()

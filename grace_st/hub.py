@@ -1,0 +1,55 @@
+"""Whether the Hugging Face hub can be asked for a model, found out before anything waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+# A model on the hub that can be used here has one of them.
+_FILES = ("config.json", "adapter_config.json")
+
+
+def check_hub(name: str, hub: Mapping[str, Any]) -> None:
+    """Refuse a model that is neither here nor in the cache while the hub cannot be reached.
+
+    The loaders ask for one file after the other and try each six times, so that without a network their error takes
+    most of a minute. This asks once. What the hub answers, be it that there is no such model, is for them to say.
+
+    Args:
+        name: A folder, which is not asked for, or a name on the hub.
+        hub: Where and how to look: token, revision, cache_dir.
+
+    Raises:
+        OSError: The cache has no such model, and the hub cannot be reached, ``HF_HUB_OFFLINE`` forbids to ask it, or it
+            has no models of such a name.
+    """
+    if Path(name).is_dir():
+        return
+    revision = hub.get("revision")
+    try:
+        for file in _FILES:
+            if isinstance(try_to_load_from_cache(name, file, cache_dir=hub.get("cache_dir"), revision=revision), str):
+                return
+        get_hf_file_metadata(hf_hub_url(name, _FILES[0], revision=revision), token=hub.get("token"))
+    except OfflineModeIsEnabled as error:
+        raise OSError(
+            f"{name} is no local folder and not in the cache, and HF_HUB_OFFLINE forbids to ask the hub for it: unset "
+            "it, or give a folder"
+        ) from error
+    except httpx.TransportError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise OSError(
+            f"{name} is no local folder and not in the cache, and the hub cannot be reached to look for it "
+            f"({type(error).__name__}: {reason}): check the network and HF_ENDPOINT, or give a folder"
+        ) from error
+    except HFValidationError as error:
+        raise OSError(
+            f"{name} is no local folder, and cannot be the name of a model on the hub (ORG/NAME): check it"
+        ) from error
+    except HfHubHTTPError:
+        return  # an answer
