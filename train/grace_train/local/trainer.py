@@ -451,8 +451,8 @@ class Trainer:
         if not self.folder.checkpoints.steps():
             return "before the first step: there is no checkpoint yet, and --resume begins anew"
         return (
-            f"after step {self.step} of {self.total}; a checkpoint is in {self.folder.path}: go on with the same command "
-            "and --resume"
+            f"after step {self.step} of {self.total}; a checkpoint is in {self.folder.path}: go on with the same "
+            "command and --resume"
         )
 
     def _kept(self) -> str:
