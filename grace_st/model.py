@@ -21,7 +21,7 @@ from grace_st.engines.base import Progress
 from grace_st.engines.choice import check_engine
 from grace_st.explain import DocumentId, Explanation, RankingExplanation, explain_pair, explain_ranking
 from grace_st.hub import check_hub
-from grace_st.model_files import LOADER_TYPE, MODULES_NAME
+from grace_st.model_files import LOADER_TYPE, MODULES_NAME, no_model_folder
 from grace_st.module import GenerateThenPool, reporting_progress
 from grace_st.paths import local_or_hub
 from grace_st.store import RationaleStore
@@ -57,7 +57,14 @@ class GraceModel(SentenceTransformer):
         store: RationaleStore | str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> list[Encoding]:
-        """See `grace_st.encode_with_rationales`."""
+        """Rationales and vectors of texts, one pass over the model: `grace_st.encode_with_rationales` of this model.
+
+        Returns:
+            One `Encoding` for each text, in their order; ``embedding`` is float32 ``[d]``.
+
+        Raises:
+            ValueError: An option, a text, a prompt name or the number of rationales is wrong.
+        """
         return encode_with_rationales(
             self,
             texts,
@@ -134,7 +141,15 @@ class GraceModel(SentenceTransformer):
         return pool
 
     def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `SentenceTransformer.encode`, with the per-call options of `GenerateThenPool.forward_kwargs`."""
+        """As `SentenceTransformer.encode`, with the per-call options of `GenerateThenPool.forward_kwargs`.
+
+        Returns:
+            Float32 ``[n, d]``, or ``[d]`` for a single string; ``[0, d]`` for no texts. What else there is to ask for
+            (``convert_to_tensor``, ``precision``, ``output_value=None``) is sentence-transformers'.
+
+        Raises:
+            ValueError: A text is no string, or an option is refused.
+        """
         if kwargs.get("output_value", "sentence_embedding") == "token_embeddings":
             raise ValueError("there are no token embeddings to return: states are pooled as they are made")
         # sentence-transformers would get to a wrong one last. An array or a column is made a list first: what is wrong
@@ -149,11 +164,25 @@ class GraceModel(SentenceTransformer):
         return embeddings
 
     def encode_query(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `SentenceTransformer.encode_query`: `encode` with the prompt named "query"."""
+        """As `SentenceTransformer.encode_query`: `encode` with the prompt named "query", if the model has one.
+
+        Returns:
+            As `encode`: float32 ``[n, d]``, or ``[d]`` for a single string.
+
+        Raises:
+            ValueError: As `encode`.
+        """
         return super().encode_query(inputs, *args, **self._with_batch_size(args, kwargs))
 
     def encode_document(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `SentenceTransformer.encode_document`: `encode` with the prompt named "document"."""
+        """As `SentenceTransformer.encode_document`: `encode` with the prompt named "document", if the model has one.
+
+        Returns:
+            As `encode`: float32 ``[n, d]``, or ``[d]`` for a single string.
+
+        Raises:
+            ValueError: As `encode`.
+        """
         return super().encode_document(inputs, *args, **self._with_batch_size(args, kwargs))
 
     def _with_batch_size(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -248,10 +277,7 @@ def load(
             name, required, token=token, cache_folder=cache_folder, revision=revision, local_files_only=is_local
         )
         if found is None:
-            raise FileNotFoundError(
-                f"{name} has no {required}, so it is not a GRACE model folder: make one with "
-                f"`grace-st convert {name} FOLDER`"
-            )
+            raise no_model_folder(name, required)
     return GraceModel._load_with_module_classes(
         name,
         _OWN_CLASSES,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from importlib import resources
 from pathlib import Path
+
+from grace_st.config import CONFIG_NAME
 
 MODULES_NAME = "modules.json"
 """Where sentence-transformers keeps the modules of a model, in their order."""
@@ -24,6 +27,31 @@ _READ_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".py")
 def loader_stub() -> str:
     """What stands in the loader stub."""
     return (resources.files("grace_st") / "templates" / LOADER_NAME).read_text(encoding="utf-8")
+
+
+def check_model_folder(folder: str | os.PathLike[str], *files: str) -> Path:
+    """The path of a GRACE model folder.
+
+    Args:
+        folder: As it was given; a ``~`` is the home folder.
+        files: What is needed of it besides its configuration.
+
+    Raises:
+        FileNotFoundError: It is none, or lacks one of the files.
+    """
+    path = Path(folder).expanduser()
+    for name in (CONFIG_NAME, *files):
+        if not (path / name).is_file():
+            raise no_model_folder(folder, name)
+    return path
+
+
+def no_model_folder(folder: str | os.PathLike[str], missing: str) -> FileNotFoundError:
+    """The error of a folder, or of a repository on the hub, that lacks a file."""
+    return FileNotFoundError(
+        f"{os.fspath(folder)} is not a GRACE model folder (it has no {missing}): make one with "
+        "`grace-st convert SOURCE FOLDER`, or train one"
+    )
 
 
 def model_files(folder: Path) -> dict[str, str]:

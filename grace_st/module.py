@@ -33,7 +33,7 @@ from grace_st.engines.torch_engine import TorchEngine
 from grace_st.engines.vllm.engine import VllmEngine
 from grace_st.engines.vllm.loading import vllm_engine
 from grace_st.half_precision import Widening
-from grace_st.model_files import LOADER_NAME, ST_CONFIG_NAME, loader_stub
+from grace_st.model_files import LOADER_NAME, ST_CONFIG_NAME, loader_stub, no_model_folder
 from grace_st.prompt import RepresentationPrompt
 from grace_st.store import RationaleStore
 from grace_st.store.generation import ACCELERATOR_BATCH, CPU_BATCH, generate_with_store, store_of
@@ -484,10 +484,7 @@ class GenerateThenPool(InputModule):
                 local_files_only=local_files_only,
             )
             if paths[filename] is None:
-                raise FileNotFoundError(
-                    f"{model_name_or_path} has no {filename}, so it is not a GRACE model folder: make one with "
-                    "`grace-st convert SOURCE FOLDER`"
-                )
+                raise no_model_folder(model_name_or_path, filename)
         config = GraceConfig.from_file(str(paths[CONFIG_NAME])).replace(**(config_kwargs or {}))
         engine = model_kwargs.pop("engine", "torch")
         engine_kwargs = model_kwargs.pop("engine_kwargs", None)

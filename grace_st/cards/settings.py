@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grace_st.config import CONFIG_NAME, DEFAULT_SYSTEM_PROMPT, GraceConfig
-from grace_st.model_files import MODULES_NAME, ST_CONFIG_NAME
+from grace_st.model_files import MODULES_NAME, ST_CONFIG_NAME, check_model_folder
 
 SIMILARITIES = {
     "cosine": "Cosine Similarity",
@@ -70,12 +70,7 @@ def folder_settings(folder: Path) -> Settings:
         FileNotFoundError: It is no GRACE model folder.
         ValueError: A configuration in it cannot be used.
     """
-    for name in (CONFIG_NAME, MODULES_NAME, "config.json"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder} is not a GRACE model folder (it has no {name}): make one with `grace-st convert SOURCE "
-                "FOLDER`, or train one"
-            )
+    check_model_folder(folder, MODULES_NAME, "config.json")
     config = GraceConfig.from_file(folder / CONFIG_NAME)
     modules = read_json(folder / MODULES_NAME, list)
     model = read_json(folder / "config.json", dict)

@@ -51,7 +51,7 @@ def line(outcome: Outcome) -> str:
     return (
         f"{totals.rows} rows in {outcome.seconds:.1f} s; rationales of {totals.tokens / totals.rows:.1f} tokens, "
         f"{_share(outcome)} ended by the model; {totals.truncated} texts truncated; "
-        f"{outcome.bad_rows} bad rows left out"
+        f"{outcome.bad_rows} bad row{'' if outcome.bad_rows == 1 else 's'} left out"
     )
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from grace_st.cli.command import CommandError
-from grace_st.config import CONFIG_NAME
-from grace_st.model_files import MODULES_NAME
+from grace_st.model_files import MODULES_NAME, check_model_folder
 
 BUNDLED = "grace-nano"
 
@@ -28,9 +27,7 @@ def model_folder(name: str, option: str = "--model") -> Path | None:
         raise CommandError(
             f"{name} is not a folder; make one with `grace-st convert SOURCE {name}`, or try {option} {BUNDLED}"
         )
-    if not (folder / CONFIG_NAME).is_file() or not (folder / MODULES_NAME).is_file():
-        raise CommandError(
-            f"{name} is not a GRACE model folder (it needs {CONFIG_NAME} and {MODULES_NAME}): make one with "
-            f"`grace-st convert {name} FOLDER`"
-        )
-    return folder
+    try:
+        return check_model_folder(folder, MODULES_NAME)
+    except FileNotFoundError as error:
+        raise CommandError(str(error)) from error

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 from grace_st.cli.command import Command, CommandError
 from grace_st.cli.sizes import age, shown_size, size
 from grace_st.cli.terminal import open_console, printable, write_json
+from grace_st.model_files import check_model_folder
 
 if TYPE_CHECKING:
     from grace_st.store import ExportedEntry, RationaleStore, SpaceInfo, StoreInfo
@@ -158,9 +159,7 @@ def _line(entry: ExportedEntry, *, vectors: bool) -> dict[str, Any]:
 def _decoder(folder: str) -> Any:
     from transformers import AutoTokenizer
 
-    if not (Path(folder) / "grace_config.json").is_file():
-        raise CommandError(f"{folder} is not a GRACE model folder (it needs grace_config.json)")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(check_model_folder(folder), local_files_only=True)
     return lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
 
 

@@ -17,9 +17,10 @@ from mteb.models.model_meta import ScoringFunction
 from pydantic import TypeAdapter, ValidationError
 
 from grace_st.cards.citation import CITATION
+from grace_st.cards.settings import folder_settings
 from grace_st.config import CONFIG_NAME, GraceConfig
 from grace_st.fingerprint import folder_revision
-from grace_st.model_files import MODULES_NAME
+from grace_st.model_files import check_model_folder
 
 DEFAULT_ORGANIZATION = "local"
 
@@ -151,18 +152,13 @@ def model_meta(
         FileNotFoundError: It is no GRACE model folder.
         ValueError: The name or a field is refused.
     """
-    path = Path(folder).expanduser().resolve()
-    if not (path / CONFIG_NAME).is_file() or not (path / MODULES_NAME).is_file():
-        raise FileNotFoundError(
-            f"{folder} is not a GRACE model folder (it needs {CONFIG_NAME} and {MODULES_NAME}): make one with "
-            "`grace-st convert SOURCE FOLDER`"
-        )
+    path = check_model_folder(folder).resolve()
+    settings = folder_settings(path)
     name = default_name(path) if name is None else name
     check_name(name)
     unknown = [field for field in fields if field not in ModelMeta.model_fields]
     if unknown:
         raise ValueError(f"mteb.ModelMeta has no field {unknown[0]!r}; it has {', '.join(ModelMeta.model_fields)}")
-    config = GraceConfig.from_file(path / CONFIG_NAME)
     weights = measured_weights(path)
     card = _card(path)
     values: dict[str, Any] = {
@@ -174,8 +170,8 @@ def model_meta(
         "n_parameters": weights.parameters,
         "n_embedding_parameters": weights.embedding_parameters or None,
         "memory_usage_mb": round(weights.bytes / 1024**2, 1),
-        "max_tokens": config.max_seq_length,
-        "embed_dim": _dimension(path),
+        "max_tokens": settings.max_seq_length,
+        "embed_dim": settings.dimension,
         "license": _license(card),
         "open_weights": None,
         "public_training_code": None,
@@ -208,15 +204,6 @@ def _license(card: Mapping[str, Any]) -> str | None:
         except ValidationError:
             continue
     return None
-
-
-def _dimension(folder: Path) -> int:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    for part in (config, config.get("text_config", {})):
-        for key in ("hidden_size", "n_embd", "d_model"):
-            if key in part:
-                return int(part[key])
-    raise ValueError(f"{folder / 'config.json'} has no hidden_size: give embed_dim=")
 
 
 def _card(folder: Path) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def test_standard_input_and_output(
     assert main(["encode", "-", "-", "--model", str(model_folder(model)), "--field", "body", *JSON_INPUT, *SKIP]) == 0
     output = capsys.readouterr()
     assert [row["id"] for row in _lines(output.out)] == [0, 2]
-    assert "1 bad rows left out" in output.err
+    assert "1 bad row left out" in output.err
     _stdin(monkeypatch, "a\nb\n")
     encode("-", "out.npy", "--quiet")
     assert len(np.load("out.npy")) == 2

@@ -10,6 +10,7 @@ from typing import Any
 
 from grace_eval.mteb.layout import result_files
 from grace_eval.mteb.results import HUB, data_source
+from grace_st.config import CONFIG_NAME
 from grace_st.fingerprint import folder_revision
 
 
@@ -69,7 +70,7 @@ def choose(root: Path, *, name: str | None = None, model: Path | None = None) ->
         if not reports:
             raise SubmissionError(f"{root} does not say where the model {name} is: name its folder with --model")
         model = Path(reports[-1]["model"]["folder"])
-    if not (model / "grace_config.json").is_file():
+    if not (model / CONFIG_NAME).is_file():
         raise FileNotFoundError(f"{model} is not a GRACE model folder: name the one of {name} with --model")
     revision = folder_revision(model)
     if revision not in revisions:
