@@ -25,8 +25,9 @@ def check_hub(name: str, hub: Mapping[str, Any]) -> None:
         hub: Where and how to look: token, revision, cache_dir.
 
     Raises:
-        OSError: The cache has no such model, and the hub cannot be reached, ``HF_HUB_OFFLINE`` forbids to ask it, or it
-            has no models of such a name.
+        FileNotFoundError: It is no folder, the cache has no such model, and ``HF_HUB_OFFLINE`` forbids to ask the hub,
+            which else has no models of such a name.
+        OSError: The same, and the hub cannot be reached.
     """
     if Path(name).is_dir():
         return
@@ -37,18 +38,18 @@ def check_hub(name: str, hub: Mapping[str, Any]) -> None:
                 return
         get_hf_file_metadata(hf_hub_url(name, _FILES[0], revision=revision), token=hub.get("token"))
     except OfflineModeIsEnabled as error:
-        raise OSError(
+        raise FileNotFoundError(
             f"{name} is no local folder and not in the cache, and HF_HUB_OFFLINE forbids to ask the hub for it: unset "
             "it, or give a folder"
         ) from error
-    except httpx.TransportError as error:
+    except (httpx.TransportError, httpx.InvalidURL) as error:
         reason = " ".join(str(error).split())[:200]
         raise OSError(
             f"{name} is no local folder and not in the cache, and the hub cannot be reached to look for it "
             f"({type(error).__name__}: {reason}): check the network and HF_ENDPOINT, or give a folder"
         ) from error
     except HFValidationError as error:
-        raise OSError(
+        raise FileNotFoundError(
             f"{name} is no local folder, and cannot be the name of a model on the hub (ORG/NAME): check it"
         ) from error
     except HfHubHTTPError:

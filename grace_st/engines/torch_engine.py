@@ -202,6 +202,11 @@ class TorchEngine:
         order = sorted(range(len(work)), key=lambda index: -len(work[index].ids))
         longest = len(work[order[0]].ids) + sampling.max_new_tokens if work else 0
         jobs = [Job(index, sample) for index in order for sample in range(sampling.num_samples)]
+
+        def finish(job: Job, rollout: Rollout) -> None:
+            with _of_the_caller():
+                wanted.finish(job.prompt, job.sample, rollout)
+
         with self.inference(), _naming(wanted.indices):
             while pending := [job for job in jobs if (job.prompt, job.sample) not in wanted.finished]:
                 slots = self.slots_for(longest)
@@ -213,7 +218,7 @@ class TorchEngine:
                     eos_token_ids=self.eos_token_ids,
                     slots=slots,
                     share_prefix=self.share_prefix,
-                    finish=lambda job, rollout: wanted.finish(job.prompt, job.sample, rollout),
+                    finish=finish,
                 )
                 self.attempt(partial(decoding.run, pending), slots)
         return wanted.in_order()
@@ -238,7 +243,8 @@ class TorchEngine:
                 vectors[number] = checked(vector, distinct.indices[number])
             del queue[: len(batch)]
             if progress is not None:
-                progress(sum(distinct.counts[number] for number in batch))
+                with _of_the_caller():
+                    progress(sum(distinct.counts[number] for number in batch))
 
         with self.inference():
             while queue:
@@ -315,6 +321,8 @@ class TorchEngine:
             self.model.eval()
             try:
                 yield
+            except _CallerError as error:
+                raise error.raised from None
             finally:
                 self.model.train(was_training)
 
@@ -346,6 +354,26 @@ class TorchEngine:
             self.slots = rows // 2
             self._ran_out_of_memory = True
             logger.warning("out of memory: going on with %d slots; finished texts are kept", self.slots)
+
+
+class _CallerError(Exception):
+    """Carries what a function of the caller raised out of `TorchEngine.attempt`.
+
+    There an accelerator that is out of memory would be taken for the engine's own trouble, and the call tried again
+    without the rollout that was being handed over.
+    """
+
+    def __init__(self, raised: Exception) -> None:
+        super().__init__(raised)
+        self.raised = raised
+
+
+@contextmanager
+def _of_the_caller() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _CallerError(error) from error
 
 
 @contextmanager

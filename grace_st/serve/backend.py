@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -168,27 +168,30 @@ class ModelBackend:
         return [answers.get(key) for key in keys]
 
     def compute(self, prompts: Sequence[PromptTokens], sampling: Sampling, on_answer: OnAnswer) -> None:
-        """See `Backend`. What is generated is kept in the store before it is handed over."""
+        """See `Backend`. The store gets all of them at the end, since it may have to wait for another process."""
+        fresh: dict[bytes, StoredRollout] = {}
 
         def finished(place: int, rollout: Rollout) -> None:
-            self._keep(prompts[place], sampling, rollout)
             on_answer(place, self._answers([rollout])[0])
+            fresh[prompt_key(prompts[place])] = StoredRollout(rollout.ids, rollout.stop_id, rollout.vector.numpy())
 
-        self.module.rollouts(prompts, sampling, on_rollout=finished)
+        try:
+            self.module.rollouts(prompts, sampling, on_rollout=finished)
+        finally:
+            self._keep(fresh, sampling)
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Backend`."""
         return self.module.prompt.decode(ids)
 
-    def _keep(self, prompt: PromptTokens, sampling: Sampling, rollout: Rollout) -> None:
+    def _keep(self, fresh: Mapping[bytes, StoredRollout], sampling: Sampling) -> None:
         if self.store is None or self._settings is None or self.store.read_only:
             return
-        entry = StoredRollout(rollout.ids, rollout.stop_id, rollout.vector.numpy())
         try:
-            self.store.put({**self._settings, "sampling": canonical_sampling(sampling)}, {prompt_key(prompt): entry})
+            self.store.put({**self._settings, "sampling": canonical_sampling(sampling)}, fresh)
         except (StoreError, StoreFileError) as error:
-            # It is worth more than its copy.
-            logger.error("a rationale is not kept: %s", error)
+            # They are worth more than their copies.
+            logger.error("the rationales of a batch are not kept: %s", error)
 
     def _answers(self, rollouts: Sequence[Rollout]) -> list[Answer]:
         if not rollouts:

@@ -321,6 +321,25 @@ def test_out_of_memory_in_the_middle_keeps_what_is_finished() -> None:
     assert calls > 20 and engine.slots == 2 and sum(counted) == len(prompts)
 
 
+@pytest.mark.parametrize("budget", [0, 12])
+def test_what_a_callback_raises_is_not_the_engines(budget: int) -> None:
+    """Not even where a caller's own work runs out of memory: trying again would leave out that rollout."""
+    engine, prompts = build(slots=4)
+    ours = torch.OutOfMemoryError("CUDA out of memory (the caller's)")
+
+    def tell(place: int, rollout: Rollout) -> None:
+        raise ours
+
+    def count(number: int) -> None:
+        raise ours
+
+    for options in ({"on_rollout": tell}, {"progress": count}):
+        with pytest.raises(torch.OutOfMemoryError) as caught:
+            engine.generate(prompts, Sampling(max_new_tokens=budget), **options)  # type: ignore[arg-type]
+        assert caught.value is ours
+    assert engine.slots == 4
+
+
 def test_out_of_memory_with_one_slot_says_what_to_do() -> None:
     engine, prompts = build(slots=2)
     _limit_rows(engine.model, 0)

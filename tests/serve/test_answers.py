@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import gc
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from grace_st.serve.batcher import Ticket, Work
 from grace_st.serve.limits import Limits
 from grace_st.serve.rendering import as_base64, final_vectors
 from grace_st.serve.service import Service
-from grace_st.store import RationaleStore, StoreFileError
+from grace_st.store import RationaleStore, StoredRollout, StoreFileError
 from tests.conftest import GraceFolder
 from tests.serving import Running, running, until
 
@@ -205,7 +206,30 @@ def test_a_store_that_fails_costs_no_answer(
     monkeypatch.setattr(RationaleStore, "put", full)
     with running(Service(lambda: ModelBackend(model, store), names=["m"])) as server:
         assert_close(server.vectors(input=TEXTS[:1]), model.encode(TEXTS[:1], normalize_embeddings=True))
-    assert "cannot be read" in caplog.text and "a rationale is not kept: the disk is full" in caplog.text
+    assert "cannot be read" in caplog.text and "the rationales of a batch are not kept: the disk is full" in caplog.text
+
+
+def test_a_store_that_has_to_wait_delays_no_answer(grace_folder: GraceFolder, tmp_path: Path) -> None:
+    """Another process may keep the file locked for minutes. A batch is written once, when it has been answered."""
+    folder = grace_folder("qwen2")
+    model = grace_st.load(folder, device="cpu")
+    store = RationaleStore(tmp_path / "store.sqlite")
+    kept, free = store.put, threading.Event()
+    waits = []
+
+    def put(settings: Mapping[str, Any], entries: Mapping[bytes, StoredRollout]) -> None:
+        waits.append(len(entries))
+        assert free.wait(60)
+        kept(settings, entries)
+
+    store.put = put  # type: ignore[method-assign]
+    with running(Service(lambda: ModelBackend(model, store), names=["m"])) as server:
+        try:
+            assert_close(server.vectors(input=TEXTS[:3]), model.encode(TEXTS[:3], normalize_embeddings=True))
+            until(lambda: waits == [3])
+        finally:
+            free.set()
+    assert store.info().entries == 3
 
 
 # ------------------------------------------------------------------ loading

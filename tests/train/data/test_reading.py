@@ -261,7 +261,13 @@ def test_a_revision_of_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest
     named = [f"some-owner/some-data@{revision}" for revision in ("main", "v1.0", "refs/convert/parquet", "0a1b2c3")]
     assert [len(prepare(name, cache=cache)) for name in named] == [len(ROWS), 1, 1, 1]
     assert asked == [tuple(name.split("@")) for name in named]
-    for wrong in ("some-owner/some-data@", "some-owner/some-data@a b", "some-owner/some-data@a@b", "pairs.jsonl@main"):
+    for wrong in (
+        "some-owner/some-data@",
+        "some-owner/some-data@a b",
+        "some-owner/some-data@a@b",
+        "pairs.jsonl@main",
+        "data/a@2.csv",
+    ):
         with pytest.raises(InputError, match=rf"no file or folder {wrong}: .*owner/name@revision"):
             prepare(wrong, cache=cache)
 

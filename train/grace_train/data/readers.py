@@ -65,7 +65,8 @@ def open_source(config: SourceConfig, mode: Mode, option_name: OptionName = data
     if path.exists():
         return _file(path, config, mode, option_name)
     on_hub = _HUB_NAME.fullmatch(config.path)
-    if on_hub is None or config.path.startswith(".") or Path(on_hub["name"]).suffix.lower() in _FILE_SUFFIXES:
+    suffixes = {part.suffix.lower() for part in (path, Path(config.path.partition("@")[0]))}
+    if on_hub is None or config.path.startswith(".") or suffixes & set(_FILE_SUFFIXES):
         what = "correct the path"
         if "@" in config.path:
             what += ", or name a data set on the hub as owner/name@revision, with a branch, a tag or a commit"
