@@ -18,6 +18,7 @@ from grace_st.fingerprint import folder_revision
 from grace_train.config_files import load_config
 from grace_train.nano.corpus import Corpus
 from grace_train.nano.pretrain import PretrainConfig
+from harness import precision
 from harness.experiment import Experiment
 from harness.start_models import StartError
 from reward_choice import markdown, start_models
@@ -201,12 +202,13 @@ def test_runs_of_other_settings_are_not_in_the_table(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("units", [True, False])
+@pytest.mark.parametrize("units", [True, False])  # the machine's, which a folder that is there overrules
+@pytest.mark.parametrize("begun", [True, False])
 def test_the_second_start_model_goes_on_from_its_checkpoint(
-    units: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    begun: bool, units: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[list[str]] = []
-    monkeypatch.setattr(start_models, "cpu_has_bf16_units", lambda: units)
+    monkeypatch.setattr(precision, "cpu_has_bf16_units", lambda: units)
     monkeypatch.setattr(subprocess, "run", lambda words, check: called.append(words[3:]))
     start_models.make(["vague"], tmp_path, steps=None, threads=1)
     assert called == []
@@ -214,16 +216,16 @@ def test_the_second_start_model_goes_on_from_its_checkpoint(
     (home / "tokenizer").mkdir(parents=True)
     (home / "tokenizer/tokenizer_config.json").touch()
     (home / "run").mkdir()
-    (home / "run/checkpoint.pt").touch()
+    torch.save({"config": {"bf16": begun}}, home / "run/checkpoint.pt")
     start_models.make(["plain", "vague"], tmp_path, steps=5, threads=1)
     (words,) = called
-    assert ("--fp32" in words) is not units
+    assert ("--fp32" in words) is not begun
     assert "--no-vague" in words and words[-3:] == ["--stage", "train", "--resume"]
     folder = start_models.folder_of("plain", tmp_path)
     for path in (folder, home / "checkpoint"):
         path.mkdir()
     (folder / "README.md").touch()
-    recipe = asdict(PretrainConfig(steps=5, vague=False, bf16=units))
+    recipe = asdict(PretrainConfig(steps=5, vague=False, bf16=begun))
     (home / "checkpoint/recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
     start_models.make(["plain"], tmp_path, steps=5, threads=1)
     assert len(called) == 1

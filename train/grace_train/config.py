@@ -41,9 +41,7 @@ class TrainConfig:
         ConfigError: A value, or a combination of values, that cannot work; the message names the key.
     """
 
-    model: str = option(
-        doc="What is trained: a GRACE model folder, any causal LM (a folder or a hub name), or grace-nano."
-    )
+    model: str = option(doc="What is trained: a GRACE model or any causal LM (a folder or a hub name), or grace-nano.")
     output: str = option(doc="The folder to write: model files, and the run's log in training/.")
     method: Method = option(
         "grace",

@@ -37,6 +37,15 @@ def test_the_bundled_data_keep_their_fields() -> None:
     assert (nano.query_field, nano.query_instruction) == (None, "Q: ")
 
 
+def test_data_sets_at_a_revision_have_names_of_their_own() -> None:
+    config = _config(train=["org/a@refs/convert/parquet", "org/b@refs/convert/parquet", "org/c"])
+    assert [source.label for source in config.sources()] == [
+        "a@refs/convert/parquet",
+        "b@refs/convert/parquet",
+        "c",
+    ]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -176,7 +176,7 @@ def test_a_fingerprint_knows_the_start_model(make_config: MakeConfig, grace_fold
     [
         ("compute.device=gpu7", "compute.device='gpu7' cannot be used here"),
         ("lora.target_modules=[nothing]", "lora.target_modules="),
-        ("prompt.system_prompt=Think.", "a GRACE model folder already"),
+        ("prompt.system_prompt=Think.", "a GRACE model already"),
         ("prompt.max_new_tokens=100000", "exceed the model's context"),
     ],
 )

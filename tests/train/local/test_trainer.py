@@ -273,6 +273,39 @@ def test_a_signal_during_a_step_leaves_its_evaluation_for_later(
     assert same_weights(asked, whole)
 
 
+def test_a_run_killed_before_its_evaluation_is_in_a_checkpoint_logs_it_once(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = ("steps=4", "checkpoint.every=100", "log.samples_every=2")
+    whole = make_config(*changes, output=str(tmp_path / "whole"))
+    asked = make_config(*changes, output=str(tmp_path / "asked"))
+    train(whole, quiet=True)
+    step, save = Trainer._step, Trainer._save_checkpoint
+
+    def interrupt(self: Trainer, current: int) -> Any:
+        if current == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, current)
+
+    def killed(self: Trainer) -> None:
+        if self.step == 2 and self.progress.unevaluated is None:  # evaluated, logged, not yet kept
+            raise MemoryError("killed")
+        save(self)
+
+    for name, instead, error in (("_step", interrupt, Interrupted), ("_save_checkpoint", killed, MemoryError)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, name, instead)
+            with pytest.raises(error):
+                train(asked, resume=True, quiet=True)
+    train(asked, resume=True, quiet=True)
+    assert metrics(asked) == metrics(whole)
+    samples = [
+        (Path(config.output) / "training" / "rationales.jsonl").read_text(encoding="utf-8") for config in (asked, whole)
+    ]
+    assert samples[0] == samples[1] != ""
+    assert same_weights(asked, whole)
+
+
 def test_a_finished_run_can_be_made_longer(make_config: MakeConfig, tmp_path: Path) -> None:
     long = make_config("steps=4", output=str(tmp_path / "long"))
     train(long, quiet=True)

@@ -65,6 +65,18 @@ def test_a_torn_last_line_is_left_out_and_cut_off_when_going_on(tmp_path: Path, 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_evaluation_that_will_be_made_again_is_dropped(tmp_path: Path) -> None:
+    with RunLog(tmp_path, PLAIN) as log:
+        for step in (1, 2):
+            log.record(step, {"reward/total": 1.0})
+            log.record(step, {"eval/ndcg@10": 0.5})
+    for is_evaluated, kept in ((True, [1, 1, 2, 2]), (False, [1, 1, 2]), (False, [1, 1, 2])):
+        with RunLog(tmp_path, PLAIN) as log:
+            log.continue_from(2, is_evaluated=is_evaluated)
+        assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == kept
+    assert "reward/total" in read_metrics(tmp_path / "metrics.jsonl")[-1]
+
+
 def test_no_step_is_shown_twice_after_a_resume(tmp_path: Path) -> None:
     for done, last in ((0, 5), (3, 6)):
         with RunLog(tmp_path, LogConfig()) as log:

@@ -20,7 +20,7 @@ from harness import recorded, start_models
 from harness.command import add_running, interrupt_on_signals, lock, make_runs, run
 from harness.experiment import Experiment, Planned, result_path, write_text
 from harness.pages import fill
-from harness.precision import cpu_has_bf16_units
+from harness.precision import is_bf16
 from real_text import data
 from real_text.rows import ROWS, SMOKE, Run, Settings, changes_of, choose, digest, runs_of
 from real_text.table import as_json, lines_of, page
@@ -100,7 +100,7 @@ def _start(options: argparse.Namespace, output: Path) -> Path:
     home = output / f"start-{options.preset}{'-smoke' if options.smoke else ''}"
     is_cpu = options.device == "cpu"
     config = PRESETS[options.preset].training
-    bf16 = config.bf16 and (cpu_has_bf16_units() or not is_cpu)
+    bf16 = is_bf16(home) if is_cpu else config.bf16
     config = replace(config, bf16=bf16, steps=SMOKE_STEPS if options.smoke else config.steps)
     if options.table and not start_models.is_there(options.preset, home, config):
         raise ValueError(f"there is no start model in {home} yet, so there is no table")

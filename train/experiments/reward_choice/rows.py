@@ -123,7 +123,8 @@ def _rest() -> Iterable[Row]:
         ("cl-long", "CL, three times the steps", "steps=300", "optimizer.learning_rate=3e-4"),
         ("cl-batch", "CL, batch of 32", "steps=50", "batch_size=32", "optimizer.learning_rate=3e-4"),
     ):
-        yield replace(_row(BASELINES, name, label, "method=cl", *changes), budget=0)
+        is_option = name == "cl-low"
+        yield replace(_row(BASELINES, name, label, "method=cl", *changes), budget=0, is_option=is_option)
     # 2. What the terms of the reward do.
     yield _row(TERMS, "no-consistency", "`per_rollout`, lambda1 = 0", "reward.lambda_consistency=0")
     yield _row(TERMS, "no-hard", "`per_rollout`, lambda2 = 0", "reward.lambda_hard=0")

@@ -10,7 +10,7 @@ import grace_st
 from grace_train.nano.presets import PRESETS
 from grace_train.nano.pretrain import PretrainConfig
 from harness import start_models
-from harness.precision import cpu_has_bf16_units
+from harness.precision import is_bf16
 from reward_choice.rows import Start
 
 _PRESET = "nano"
@@ -25,9 +25,9 @@ def _home(output: Path) -> Path:
     return output / "start-plain"
 
 
-def _config(steps: int | None) -> PretrainConfig:
+def _config(output: Path, steps: int | None) -> PretrainConfig:
     training = PRESETS[_PRESET].training
-    return replace(training, vague=False, bf16=cpu_has_bf16_units(), steps=training.steps if steps is None else steps)
+    return replace(training, vague=False, bf16=is_bf16(_home(output)), steps=training.steps if steps is None else steps)
 
 
 def is_there(start: Start, output: Path, steps: int | None) -> bool:
@@ -36,7 +36,7 @@ def is_there(start: Start, output: Path, steps: int | None) -> bool:
     Raises:
         StartError: Another one is.
     """
-    return start == "vague" or start_models.is_there(_PRESET, _home(output), _config(steps))
+    return start == "vague" or start_models.is_there(_PRESET, _home(output), _config(output, steps))
 
 
 def make(starts: Iterable[Start], output: Path, *, steps: int | None, threads: int) -> None:
@@ -53,7 +53,8 @@ def make(starts: Iterable[Start], output: Path, *, steps: int | None, threads: i
     """
     if "plain" not in starts:
         return
-    options = ["--no-vague", "--threads", str(threads), *([] if cpu_has_bf16_units() else ["--fp32"])]
+    config = _config(output, steps)
+    options = ["--no-vague", "--threads", str(threads), *([] if config.bf16 else ["--fp32"])]
     if steps is not None:
         options += ["--steps", str(steps)]
-    start_models.make(_PRESET, _home(output), _config(steps), options)
+    start_models.make(_PRESET, _home(output), config, options)

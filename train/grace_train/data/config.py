@@ -53,7 +53,12 @@ class SourceConfig:
     @property
     def label(self) -> str:
         """The name in logs and messages."""
-        return self.name or (Path(self.path).name or self.path)
+        if self.name:
+            return self.name
+        place, at, revision = self.path.partition("@")  # a branch may have slashes, as a folder may have an @
+        if at and not Path(self.path).expanduser().exists():
+            return f"{Path(place).name or place}@{revision}"
+        return Path(self.path).name or self.path
 
 
 @dataclass(frozen=True, kw_only=True)

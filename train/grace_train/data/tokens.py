@@ -20,6 +20,8 @@ from grace_train.data.check import TokenLimit
 def token_limit(model: str, max_seq_length: int | None = None) -> TokenLimit:
     """Measures texts as prompts of a model. Of the model, the tokenizer alone is read.
 
+    Whether prompt and rationale fit a causal LM's context is for training to say, which knows both limits.
+
     Args:
         model: A GRACE model folder, or a causal language model, which has the prompt that converting it would give:
             a folder or a name on the hub.

@@ -22,13 +22,15 @@ class Interruption:
 
     Args:
         notify: Called with a line for the user when the first signal comes.
+        leaves_evaluations: Whether evaluations are left between two texts, for that line.
 
     Attributes:
         requested: The name of the signal that came, or None.
     """
 
-    def __init__(self, notify: Callable[[str], None]) -> None:
+    def __init__(self, notify: Callable[[str], None], *, leaves_evaluations: bool = True) -> None:
         self.requested: str | None = None
+        self._leaves_evaluations = leaves_evaluations
         self._notify = notify
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -58,7 +60,7 @@ class Interruption:
         if self.requested is not None:
             raise KeyboardInterrupt
         self.requested = signal.Signals(number).name
-        self._notify(
-            f"{self.requested}: ending with a checkpoint after this step, or now if it is an evaluation, which will be "
-            "made again (once more to stop at once)"
-        )
+        when = "after this step, or after this evaluation"
+        if self._leaves_evaluations:
+            when = "after this step, or now if it is an evaluation, which will be made again"
+        self._notify(f"{self.requested}: ending with a checkpoint {when} (once more to stop at once)")

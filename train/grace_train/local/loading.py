@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from sentence_transformers.util import load_file_path
 from torch import nn
 from transformers import PreTrainedModel
 
 import grace_st
 from grace_st.config import CONFIG_NAME, DEFAULT_SYSTEM_PROMPT
 from grace_st.conversion import prepare
+from grace_st.hub import check_hub
 from grace_st.module import GenerateThenPool
+from grace_st.paths import local_or_hub
 from grace_train.config import TrainConfig
 from grace_train.local.policy import ADAPTER, Policy
 from grace_train.options import ConfigError
@@ -98,16 +101,17 @@ def _load_module(config: TrainConfig) -> GenerateThenPool:
         for name in ("max_seq_length", "max_new_tokens", "pooling", "pooling_span")
         if getattr(prompt, name) is not None
     }
-    folder = Path(config.model).expanduser()
-    if config.model == BUNDLED and not folder.exists():
-        folder = grace_st.nano_path()
-    if (folder / CONFIG_NAME).is_file():
+    is_bundled = config.model == BUNDLED and not Path(BUNDLED).exists()
+    name = local_or_hub(grace_st.nano_path() if is_bundled else config.model)
+    is_local = Path(name).is_dir()
+    check_hub(name, {})
+    if load_file_path(name, CONFIG_NAME, local_files_only=is_local) is not None:
         if prompt.system_prompt is not None:
             raise ConfigError(
-                f"prompt.system_prompt cannot be changed in {config.model}, which is a GRACE model folder already: "
+                f"prompt.system_prompt cannot be changed in {config.model}, which is a GRACE model already: "
                 "leave it out, or start from the causal LM"
             )
-        return GenerateThenPool.load(str(folder), local_files_only=True, config_kwargs=given)
+        return GenerateThenPool.load(name, local_files_only=is_local, config_kwargs=given)
     return prepare(config.model, system_prompt=prompt.system_prompt or DEFAULT_SYSTEM_PROMPT, **given)
 
 

@@ -148,7 +148,9 @@ class Trainer:
         self.monitor = HealthMonitor(config.stop, weights)
         # 3. What a checkpoint remembers beside weights and optimiser.
         self.step = 0
-        self.interruption = Interruption(lambda text: self.views.live.message(text))
+        self.interruption = Interruption(
+            lambda text: self.views.live.message(text), leaves_evaluations=self._can_leave_evaluations
+        )
         self.progress = Progress()
 
     def _load(self) -> None:
@@ -413,8 +415,10 @@ class Trainer:
         self.monitor.load_state_dict(state.monitor)
         self.progress = progress
         self.step = state.step
-        self.views.log.continue_from(self.step)
-        self.views.samples.continue_from(self.step)
+        # A run that was killed between the evaluation's records and the next checkpoint makes it again.
+        is_evaluated = progress.unevaluated is None
+        self.views.log.continue_from(self.step, is_evaluated=is_evaluated)
+        self.views.samples.continue_from(self.step if is_evaluated else self.step - 1)
         self.views.live.message(f"going on after step {self.step} of {self.total}")
 
     def _restore_weights(self, state: RunState) -> None:

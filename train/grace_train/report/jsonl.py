@@ -40,8 +40,12 @@ class StepFile:
         with naming(self.path), self.path.open("ab") as file:
             file.write(b"".join(json_line(record) for record in records))
 
-    def continue_from(self, step: int) -> list[dict[str, Any]]:
+    def continue_from(self, step: int, of_step: int | None = None) -> list[dict[str, Any]]:
         """Keep what is of ``step`` and before, drop what is later or torn, and append to it from now on.
+
+        Args:
+            step: The last step that is done.
+            of_step: Keep only so many records of that step itself, the first ones.
 
         Returns:
             What is kept. Nothing if there is no file.
@@ -50,7 +54,9 @@ class StepFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
             return []
-        kept = [record for record in read_records(self.path) if record["step"] <= step]
+        records = read_records(self.path)
+        kept = [record for record in records if record["step"] < step]
+        kept += [record for record in records if record["step"] == step][:of_step]
         content = b"".join(json_line(record) for record in kept)
         write_atomically(self.path, lambda temporary: temporary.write_bytes(content))
         return kept

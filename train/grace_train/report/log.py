@@ -54,12 +54,17 @@ class RunLog:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def continue_from(self, step: int) -> None:
+    def continue_from(self, step: int, *, is_evaluated: bool = True) -> None:
         """Go on after ``step``, the last one that is done: what was written of later steps is dropped.
 
         Call it before the first `record`, so that no step is there twice.
+
+        Args:
+            step: The step.
+            is_evaluated: Its evaluation is done as well; else what was written of it is dropped, and it will be made
+                again.
         """
-        self._metrics.continue_from(step)
+        self._metrics.continue_from(step, None if is_evaluated else 1)
         self._purge_step = step + 1
 
     def record(self, step: int, values: Mapping[str, float]) -> None:

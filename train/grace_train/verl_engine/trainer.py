@@ -33,6 +33,9 @@ class VerlTrainer(Trainer):
     """One run on a cluster."""
 
     cluster: Cluster | None = None
+    _whole_shards: int | None = None
+    """The step whose shards are those of the weights that the workers have now, if its checkpoint is whole."""
+
     _can_leave_evaluations = False  # vLLM would still write what was asked for while weights and memory are taken away
 
     def __init__(self, config: TrainConfig, folder: RunFolder, views: Views) -> None:
@@ -92,8 +95,10 @@ class VerlTrainer(Trainer):
 
     def _save_checkpoint(self) -> None:
         """The workers' shards first: with the driver's file there, they are whole."""
-        self._call("save_run", str(self._shards(self.step)), what="the checkpoint")
+        if self._whole_shards != self.step:  # verl writes in place: a run that is killed meanwhile would lose them
+            self._call("save_run", str(self._shards(self.step)), what="the checkpoint")
         self._save_state({}, {})
+        self._whole_shards = self.step
         kept = {self._shards(step) for step in self.folder.checkpoints.steps()}
         for folder in self.folder.checkpoints.folder.glob("shards-*"):
             if folder not in kept:
@@ -101,6 +106,7 @@ class VerlTrainer(Trainer):
 
     def _restore_weights(self, state: RunState) -> None:
         self._call("load_run", str(self._shards(state.step)), what="the checkpoint to be read")
+        self._whole_shards = state.step
 
     def _keep_best(self) -> None:
         self.folder.checkpoints.folder.mkdir(parents=True, exist_ok=True)
