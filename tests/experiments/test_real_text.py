@@ -23,7 +23,7 @@ def test_every_row_is_a_configuration_of_its_own() -> None:
     for row in ROWS:
         if row.changes is not None:
             config = load_config("nano", changes_of(Run(row, 3), Settings(), model="m", data="d", output="o"))
-            assert (config.seed, config.steps > 0, config.prompt.max_new_tokens) == (3, True, Settings().budget)
+            assert (config.seed, config.steps > 0, config.prompt.max_new_tokens) == (3, True, row.budget)
             assert (config.method == "grace") == row.rationales
             assert (config.mode == "unsupervised") == (config.data.train == "d/texts.txt")
             assert not config.ignored

@@ -22,7 +22,7 @@ from harness.experiment import Experiment, Planned, result_path, write_text
 from harness.pages import fill
 from harness.precision import is_bf16
 from real_text import data
-from real_text.rows import ROWS, SMOKE, Run, Settings, changes_of, choose, digest, runs_of
+from real_text.rows import ROWS, SMOKE, Run, Settings, budget_of, changes_of, choose, digest, runs_of
 from real_text.table import as_json, lines_of, page
 
 logger = logging.getLogger("experiment")
@@ -136,12 +136,12 @@ def _one(options: argparse.Namespace) -> int:
     (row,) = choose([options.one])
     one, settings = Run(row, options.seed), Settings(**json.loads(options.settings))
     work, folder = options.output / "models" / one.name, str(options.output / "data")
-    trains = row.changes is not None
+    trains, budget = row.changes is not None, budget_of(row, settings) if row.rationales else 0
     changes = changes_of(one, settings, model=str(options.model), data=folder, output=str(work)) if trains else None
     do(
         {"digest": options.digest, "row": row.name, "seed": options.seed, "settings": asdict(settings)},
         changes,
-        lambda model: measure(model, TextCorpus(options.texts), options.texts, settings, rationales=row.rationales),
+        lambda model: measure(model, TextCorpus(options.texts), options.texts, settings, budget=budget),
         start=options.model,
         work=work,
         result=result_path(options.output, one.name),

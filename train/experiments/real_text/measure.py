@@ -23,7 +23,7 @@ from real_text.rows import Settings
 SLOTS = 64
 
 
-def measure(folder: Path, corpus: TextCorpus, texts: Path, settings: Settings, *, rationales: bool) -> dict[str, Any]:
+def measure(folder: Path, corpus: TextCorpus, texts: Path, settings: Settings, *, budget: int) -> dict[str, Any]:
     """Everything about a model folder.
 
     Args:
@@ -31,7 +31,7 @@ def measure(folder: Path, corpus: TextCorpus, texts: Path, settings: Settings, *
         corpus: Held-out MedQuAD and SNIPS.
         texts: Folder of all data sets.
         settings: Sizes.
-        rationales: Whether rationales are written.
+        budget: Tokens of a rationale; 0 is the prompt alone.
 
     Returns:
         ``dev`` and ``test`` (nDCG@10 on MedQuAD, ``per_query``, ``unrelated_similarity``), ``snips`` and ``banking77``
@@ -41,7 +41,7 @@ def measure(folder: Path, corpus: TextCorpus, texts: Path, settings: Settings, *
     model = grace_st.load(folder, engine_kwargs={"slots": SLOTS}, device="cpu")
     module = model[0]
     assert isinstance(module, GenerateThenPool)  # what grace_st.load gives
-    reader = _Reader(model, settings.budget if rationales else 0)
+    reader = _Reader(model, budget)
     sets = {
         split: corpus.retrieval_set(split, queries=settings.queries, documents=settings.documents) for split in SPLITS
     }
@@ -63,8 +63,8 @@ def measure(folder: Path, corpus: TextCorpus, texts: Path, settings: Settings, *
     found["stsb"] = float(spearmanr(cosines, [pair[2] for pair in pairs]).statistic)
     held_out = [sample.text for sample in corpus.samples(settings.perplexity_texts, "perplexity", held_out=True)]
     found["perplexity"] = perplexity(module, held_out)
-    found["length"] = float(np.mean(reader.lengths)) if rationales else None
-    found["eos_rate"] = float(np.mean(reader.finished)) if rationales else None
+    found["length"] = float(np.mean(reader.lengths)) if budget else None
+    found["eos_rate"] = float(np.mean(reader.finished)) if budget else None
     return found
 
 

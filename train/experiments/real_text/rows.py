@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass
 from harness.digests import run_digest
 from harness.training import quiet
 
-REFERENCE = "reasoning"
-PROMPT = "prompt"
+BUDGET = 96
+"""Tokens of a rationale: nearly all of the start model's end before."""
+
+TIGHT = 48
+"""Where one of seven of them does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +23,7 @@ class Row:
         label: For the table.
         changes: ``key=value`` for the configuration; None where nothing is trained.
         rationales: Whether what is measured writes rationales; else it is the prompt alone.
+        budget: Tokens of a rationale, in training and when it is measured.
         seeds: How many runs; one where nothing is random.
     """
 
@@ -27,7 +31,13 @@ class Row:
     label: str
     changes: tuple[str, ...] | None = ()
     rationales: bool = True
+    budget: int = BUDGET
     seeds: int = 3
+
+    @property
+    def reading(self) -> tuple[bool, int]:
+        """How its model is read: the untrained row of the same is what its gain is measured from."""
+        return self.rationales, self.budget if self.rationales else 0
 
 
 _UNSUPERVISED = ("mode=unsupervised", "data.train=TEXTS")
@@ -39,8 +49,8 @@ def _baseline(name: str, label: str, method: str, rate: str, *changes: str) -> R
 
 
 ROWS = (
-    Row(name=PROMPT, label="prompt pooling, untrained", changes=None, rationales=False, seeds=1),
-    Row(name=REFERENCE, label="reasoning, untrained", changes=None, seeds=1),
+    Row(name="prompt", label="prompt pooling, untrained", changes=None, rationales=False, seeds=1),
+    Row(name="reasoning", label="reasoning, untrained", changes=None, seeds=1),
     _baseline("cl", "CL, lr 3e-4", "cl", "3e-4"),
     _baseline("cl-low", "CL, lr 1e-4", "cl", "1e-4"),
     _baseline("simcse", "SimCSE", "simcse", "3e-5", "data.train=TEXTS"),
@@ -55,6 +65,14 @@ ROWS = (
         label="GRACE unsupervised, lambda2 = 3",
         changes=(*_UNSUPERVISED, "reward.lambda_hard=3"),
     ),
+    Row(
+        name="reasoning-tight",
+        label=f"reasoning, untrained, budget of {TIGHT} tokens",
+        changes=None,
+        budget=TIGHT,
+        seeds=1,
+    ),
+    Row(name="per-rollout-tight", label=f"GRACE `per_rollout`, budget of {TIGHT} tokens", budget=TIGHT),
 )
 
 
@@ -64,7 +82,7 @@ class Settings:
 
     Attributes:
         steps, batch_size: Of a GRACE run.
-        budget: Tokens of a rationale.
+        most_new_tokens: Longest budget of any row.
         rows: Rows of MedQuAD to train on.
         queries: Of each split of MedQuAD.
         documents: Of both splits together.
@@ -75,7 +93,7 @@ class Settings:
 
     steps: int = 30
     batch_size: int = 8
-    budget: int = 48
+    most_new_tokens: int = BUDGET
     rows: int = 4000
     queries: int = 100
     documents: int = 400
@@ -84,7 +102,7 @@ class Settings:
     perplexity_texts: int = 200
 
 
-SMOKE = Settings(steps=2, batch_size=4, budget=8, rows=40, queries=4, documents=12, per_class=2, pairs=6)
+SMOKE = Settings(steps=2, batch_size=4, most_new_tokens=8, rows=40, queries=4, documents=12, per_class=2, pairs=6)
 
 
 @dataclass(frozen=True)
@@ -119,6 +137,11 @@ def choose(names: list[str] | None) -> tuple[Row, ...]:
     return tuple(row for row in ROWS if not names or row.name in names)
 
 
+def budget_of(row: Row, settings: Settings) -> int:
+    """Tokens of a row's rationales, in a run of these sizes."""
+    return min(row.budget, settings.most_new_tokens)
+
+
 def changes_of(run: Run, settings: Settings, *, model: str, data: str, output: str) -> list[str]:
     """The changes to the bundled configuration ``nano`` that make a run.
 
@@ -135,7 +158,7 @@ def changes_of(run: Run, settings: Settings, *, model: str, data: str, output: s
     return [
         f"steps={settings.steps}",
         f"batch_size={settings.batch_size}",
-        f"prompt.max_new_tokens={settings.budget}",
+        f"prompt.max_new_tokens={budget_of(run.row, settings)}",
         f"data.train={data}/pairs.jsonl",
         f"data.cache={data}/cache",
         "reward.lambda_hard=0.2",  # the paper's, whatever the configuration has
@@ -160,5 +183,5 @@ def digest(run: Run, settings: Settings, start_revision: str, data: str) -> str:
     if run.row.changes is not None:
         changes = changes_of(run, settings, model="start", data="data", output="output")
     return run_digest(
-        changes, start_revision, rationales=run.row.rationales, settings=asdict(settings), seed=run.seed, data=data
+        changes, start_revision, reading=run.row.reading, settings=asdict(settings), seed=run.seed, data=data
     )

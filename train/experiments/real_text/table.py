@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.pages import figure, header, row
 from harness.spread import Difference, Spread, difference, spread
-from real_text.rows import PROMPT, REFERENCE, Row, Settings
+from real_text.rows import Row, Settings
 
 COLUMNS = {
     "dev/ndcg@10": "MedQuAD dev nDCG@10",
@@ -22,10 +22,11 @@ COLUMNS = {
 }
 _NOTE = (
     "Mean and standard deviation over seeds. *Gain*: test nDCG@10 minus that of the untrained model read the same way "
-    "(with its rationales, or from the prompt alone); *in sd*: in standard deviations of that difference over seeds; "
-    "*query se*: its standard error over queries. SNIPS and Banking77: accuracy of a logistic regression on a few "
-    "texts of each class; STSB: Spearman's correlation; over texts their standard errors are about .02, .03 and .05. "
-    "*Similarity*: mean cosine of unrelated texts. *Perplexity*: of held-out text, change against the start model."
+    "(with its rationales of the same budget, or from the prompt alone); *in sd*: in standard deviations of that "
+    "difference over seeds; *query se*: its standard error over queries. SNIPS and Banking77: accuracy of a logistic "
+    "regression on a few texts of each class; STSB: Spearman's correlation; over texts their standard errors are about "
+    ".02, .03 and .05. *Similarity*: mean cosine of unrelated texts. *Perplexity*: of held-out text, change against "
+    "the start model."
 )
 
 
@@ -62,7 +63,8 @@ def lines_of(rows: Sequence[Row], contents: Sequence[Mapping[str, Any]]) -> list
         if not own and not failures:
             continue
         line = Line(item.name, item.label, item.seeds, _spreads(own), failures=failures)
-        reference = done.get(REFERENCE if item.rationales else PROMPT, [])
+        untrained = next((other for other in rows if other.changes is None and other.reading == item.reading), None)
+        reference = done[untrained.name] if untrained is not None else []
         if own and reference:
             _compare(line, item, own, reference)
         lines.append(line)
