@@ -63,6 +63,16 @@ def test_rollouts_that_never_end_stop_after_some_steps_in_a_row() -> None:
         watched.check(4, {**HEALTHY, "rollout/eos_rate": 0.0})
 
 
+def test_a_budget_that_many_rollouts_reach_is_told_at_the_first_step(caplog: pytest.LogCaptureFixture) -> None:
+    cut = {**HEALTHY, "rollout/eos_rate": 0.83}
+    monitor().check(2, cut)  # it ended before
+    HealthMonitor(StopConfig(), WEIGHTS, penalizes_unfinished=False).check(1, cut)
+    assert caplog.records == []
+    monitor().check(1, cut)
+    assert "17% of the rollouts reach the budget of 64 tokens" in caplog.text
+    assert "prompt.max_new_tokens" in caplog.text
+
+
 def test_stopping_can_be_switched_off() -> None:
     watched = monitor(collapse_steps=0, eos_rate_zero_steps=0)
     for step in range(1, 30):
@@ -122,4 +132,7 @@ def test_counters_survive_a_resume(caplog: pytest.LogCaptureFixture) -> None:
     resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
     with pytest.raises(TrainingStopped, match="for 3 steps"):
         resumed.check(3, sick)
-    assert len(caplog.messages) == 1
+    assert [message[:28] for message in caplog.messages] == [
+        "step 1: 100% of the rollouts",
+        "step 1: the reward term 'har",
+    ]

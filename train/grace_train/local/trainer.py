@@ -145,7 +145,7 @@ class Trainer:
             "consistency": config.reward.lambda_consistency,
             "hard": config.reward.lambda_hard,
         }
-        self.monitor = HealthMonitor(config.stop, weights)
+        self.monitor = HealthMonitor(config.stop, weights, penalizes_unfinished=config.length_penalty != "none")
         # 3. What a checkpoint remembers beside weights and optimiser.
         self.step = 0
         self.interruption = Interruption(
