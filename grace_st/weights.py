@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 from sentence_transformers.util import load_file_path
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import find_adapter_config_file
 
 _SUFFIX = ".safetensors"
 _INDEX = ".safetensors.index.json"
@@ -55,7 +56,36 @@ def load_causal_lm(source: str, model_kwargs: Mapping[str, Any], hub: Mapping[st
     return model.eval()
 
 
-def check_adapter(source: str, hub: Mapping[str, Any]) -> None:
+def is_adapter(name: str, hub: Mapping[str, Any]) -> bool:
+    """Whether a folder or hub name holds a PEFT adapter instead of a whole model."""
+    options = {key: value for key, value in hub.items() if key != "trust_remote_code"}
+    return find_adapter_config_file(name, **options) is not None
+
+
+def load_adapter_merged(name: str, model_kwargs: Mapping[str, Any], hub: Mapping[str, Any]) -> PreTrainedModel:
+    """Load a PEFT adapter with its base model, and merge the two; see `load_causal_lm`.
+
+    Raises:
+        ImportError: peft is not installed.
+        OSError: One of them has no safetensors weights.
+        ValueError: It does not say which model it adapts.
+    """
+    try:
+        from peft import PeftConfig, PeftModel
+    except ImportError as error:
+        raise ImportError(f"{name} is a PEFT adapter, which needs peft: pip install 'grace-st[peft]'") from error
+    options = {key: value for key, value in hub.items() if key != "trust_remote_code"}
+    base_name = PeftConfig.from_pretrained(name, **options).base_model_name_or_path
+    if not base_name:
+        raise ValueError(f"{name} does not say which model it adapts: set base_model_name_or_path in its config")
+    # The base has a revision of its own, and may be on the hub where the adapter is a folder.
+    elsewhere = {**hub, "revision": None, "local_files_only": Path(base_name).is_dir()}
+    _check_adapter(name, hub)
+    base = load_causal_lm(base_name, model_kwargs, elsewhere)
+    return PeftModel.from_pretrained(base, name, **options).merge_and_unload()
+
+
+def _check_adapter(source: str, hub: Mapping[str, Any]) -> None:
     """Check that a PEFT adapter has safetensors weights: peft itself would also read a pickle.
 
     Raises:

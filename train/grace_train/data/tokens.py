@@ -9,10 +9,11 @@ from sentence_transformers.util import load_file_path
 
 import grace_st
 from grace_st.config import CONFIG_NAME, DEFAULT_SYSTEM_PROMPT
-from grace_st.conversion import DEFAULT_MAX_SEQ_LENGTH, load_tokenizer
+from grace_st.conversion import DEFAULT_MAX_SEQ_LENGTH
 from grace_st.hub import check_hub
 from grace_st.paths import local_or_hub
 from grace_st.prompt import RepresentationPrompt
+from grace_st.special_tokens import load_tokenizer
 from grace_st.template import render_template
 from grace_train.data.check import TokenLimit
 
