@@ -18,7 +18,8 @@ def check_hub(name: str, hub: Mapping[str, Any]) -> None:
     """Refuse a model that is neither here nor in the cache while the hub cannot be reached.
 
     The loaders ask for one file after the other and try each six times, so that without a network their error takes
-    most of a minute. This asks once. What the hub answers, be it that there is no such model, is for them to say.
+    most of a minute. This asks once, or twice where an answer stays away. What the hub answers, be it that there is no
+    such model, is for them to say.
 
     Args:
         name: A folder, which is not asked for, or a name on the hub.
@@ -36,7 +37,7 @@ def check_hub(name: str, hub: Mapping[str, Any]) -> None:
         for file in _FILES:
             if isinstance(try_to_load_from_cache(name, file, cache_dir=hub.get("cache_dir"), revision=revision), str):
                 return
-        get_hf_file_metadata(hf_hub_url(name, _FILES[0], revision=revision), token=hub.get("token"))
+        _ask(hf_hub_url(name, _FILES[0], revision=revision), hub.get("token"))
     except OfflineModeIsEnabled as error:
         raise FileNotFoundError(
             f"{name} is no local folder and not in the cache, and HF_HUB_OFFLINE forbids to ask the hub for it: unset "
@@ -54,3 +55,10 @@ def check_hub(name: str, hub: Mapping[str, Any]) -> None:
         ) from error
     except HfHubHTTPError:
         return  # an answer
+
+
+def _ask(url: str, token: bool | str | None) -> None:
+    try:
+        get_hf_file_metadata(url, token=token)
+    except (httpx.TimeoutException, httpx.RemoteProtocolError):  # there is a network
+        get_hf_file_metadata(url, token=token)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from huggingface_hub import constants
 
@@ -53,3 +54,31 @@ def test_what_is_in_the_cache_needs_no_hub(file: str, tmp_path: Path, monkeypatc
     check_hub("org/model", {"cache_dir": str(tmp_path)})
     with pytest.raises(OSError, match="not in the cache"):
         check_hub("org/model", {"cache_dir": str(tmp_path), "revision": "other"})
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [(httpx.ReadTimeout("slow"), 2), (httpx.RemoteProtocolError("cut"), 2), (httpx.ConnectError("none"), 1)],
+)
+def test_an_answer_that_stays_away_is_asked_for_again(
+    error: Exception, tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def fail(url: str, token: object) -> None:
+        asked.append(url)
+        raise error
+
+    monkeypatch.setattr("grace_st.hub.get_hf_file_metadata", fail)
+    with pytest.raises(OSError, match=f"the hub cannot be reached to look for it .{type(error).__name__}"):
+        check_hub("org/model", {"cache_dir": str(tmp_path)})
+    assert len(asked) == tries
+    monkeypatch.setattr("grace_st.hub.get_hf_file_metadata", lambda url, token: None)
+    check_hub("org/model", {"cache_dir": str(tmp_path)})
+
+
+def test_an_address_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grace_st.hub.hf_hub_url", lambda *_, **__: "http://127.0.0.1:notaport/org/model")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(OSError, match=r"InvalidURL.*check the network and HF_ENDPOINT"):
+        check_hub("org/model", {"cache_dir": str(tmp_path)})
