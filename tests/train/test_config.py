@@ -96,6 +96,9 @@ def test_the_algorithm_decides_what_is_left_open() -> None:
     assert (make().clip_high, make().length_penalty, make().min_spread) == (0.2, "below_group", None)
     dapo = make("algorithm.name=dapo")
     assert (dapo.clip_high, dapo.length_penalty, dapo.min_spread) == (0.28, "soft", 1e-3)
+    assert (make().lambda_hard, make("reward.lambda_hard=0").lambda_hard) == (0.2, 0)
+    alone = [make("mode=unsupervised", *changes).lambda_hard for changes in ([], ["reward.lambda_hard=0.2"])]
+    assert alone == [3, 0.2]
     own = make("algorithm.name=dapo", "algorithm.clip_high=0.3", "reward.length_penalty=none", "algorithm.min_spread=0")
     assert (own.clip_high, own.length_penalty, own.min_spread) == (0.3, "none", None)
 

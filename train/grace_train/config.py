@@ -149,7 +149,7 @@ class TrainConfig:
                 )
 
     def _check_batch(self) -> None:
-        if self.batch_size == 1 and self.reward.lambda_hard > 0 and not self._is_infonce:
+        if self.batch_size == 1 and self.lambda_hard > 0 and not self._is_infonce:
             raise ConfigError(
                 "batch_size=1 has no other instances for the hard-negative term: use at least 2, or "
                 "reward.lambda_hard=0"
@@ -201,6 +201,12 @@ class TrainConfig:
         if self.method != "grace":
             return False
         return self.algorithm.kl > 0 or (self.eval.kl and self.eval.every > 0)
+
+    @property
+    def lambda_hard(self) -> float:
+        """The weight of the in-batch hard-negative term that applies."""
+        given = self.reward.lambda_hard
+        return given if given is not None else 3.0 if self.mode == "unsupervised" else 0.2
 
     @property
     def length_penalty(self) -> LengthPenalty:

@@ -72,7 +72,11 @@ class RewardConfig:
         "Supervised reward: paper (its negatives cancel in the advantages), per_rollout, symmetric or infonce.",
     )
     lambda_consistency: float = option(0.2, "Weight of the consistency term (Eq. 14).")
-    lambda_hard: float = option(0.2, "Weight of the in-batch hard-negative term (Eq. 15).")
+    lambda_hard: float | None = option(
+        None,
+        "Weight of the in-batch hard-negative term (Eq. 15); null is the paper's 0.2, and 3 in unsupervised training, "
+        "where no other term compares with other texts.",
+    )
     scale: float | None = option(None, "Multiplies the reward; null is 10, and 1 for infonce.")
     temperature: float = option(0.05, "Temperature of the infonce variant.")
     hard_reduction: HardReduction = option("mean", "Over the other queries: their mean, or the nearest one.")
@@ -87,7 +91,9 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         for name in ("lambda_consistency", "lambda_hard"):
-            require(0 <= getattr(self, name) <= 1e6, f"reward.{name}", getattr(self, name), "a number from 0 to 1e6")
+            value = getattr(self, name)
+            null = ", or null" if name == "lambda_hard" else ""
+            require(value is None or 0 <= value <= 1e6, f"reward.{name}", value, f"a number from 0 to 1e6{null}")
         for name in ("gamma", "scale"):
             value = getattr(self, name)
             null = ", or null" if name == "scale" else ""

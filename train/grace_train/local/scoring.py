@@ -82,7 +82,7 @@ def score(batch: RolloutBatch, config: TrainConfig, budget: int) -> list[Side]:
 
 def _rewards(batch: RolloutBatch, config: TrainConfig) -> Rewards:
     settings = config.reward
-    weights = {"lambda_consistency": settings.lambda_consistency, "lambda_hard": settings.lambda_hard}
+    weights = {"lambda_consistency": settings.lambda_consistency, "lambda_hard": config.lambda_hard}
     if config.mode == "unsupervised":
         scale = 10.0 if settings.scale is None else settings.scale
         return self_rewards(

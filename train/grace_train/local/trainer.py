@@ -143,7 +143,7 @@ class Trainer:
             "positive": 1.0,
             "negative": 1.0,
             "consistency": config.reward.lambda_consistency,
-            "hard": config.reward.lambda_hard,
+            "hard": config.lambda_hard,
         }
         self.monitor = HealthMonitor(config.stop, weights, penalizes_unfinished=config.length_penalty != "none")
         # 3. What a checkpoint remembers beside weights and optimiser.
