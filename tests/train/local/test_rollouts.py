@@ -107,7 +107,8 @@ def test_the_unsupervised_anchor_is_one_more_rollout(policy: Policy, make_config
     config = make_config("mode=unsupervised")
     batch = RolloutMaker(policy, config).make(TEXTS, 1)
     (side,) = score(batch, config, budget=6)
-    torch.testing.assert_close(side.rewards, self_rewards(batch.anchor_vectors[:, 0], batch.trained_vectors).total)
+    expected = self_rewards(batch.anchor_vectors[:, 0], batch.trained_vectors, lambda_hard=3)
+    torch.testing.assert_close(side.rewards, expected.total)
     for group, anchor in zip(batch.trained, batch.anchors, strict=True):
         assert group.prompt == anchor.prompt
 

@@ -1,7 +1,8 @@
 """Drawing batches: seeded, mixed by weight, without false negatives, and continued exactly after an interruption.
 
 Each epoch of a source is a permutation of its rows. A row that shares a text with one that is in the batch already
-waits for a later batch; it is never left out. Texts are the same where their `text_key` is.
+waits for a later batch; it is never left out: while rows wait, the source that begins a batch is drawn, so that none of
+them finds its text taken by another source each time. Texts are the same where their `text_key` is.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class BatchSampler:
         """
         used: set[int] = set()
         batch: list[AnyInstance] = []
+        leader = self._leader()
         for queue in self._queues:
             queue.start_batch(used)
         while len(batch) < self.batch_size:
@@ -82,14 +84,22 @@ class BatchSampler:
                 share * drawn - queue.taken + phase
                 for share, queue, phase in zip(self._shares, self._queues, self._phases, strict=True)
             ]
-            for index in sorted(range(len(behind)), key=lambda index: -behind[index]):
+            for index in sorted(range(len(behind)), key=lambda index: (index != leader, -behind[index])):
                 visit = self._queues[index].take()
                 if visit is not None:
+                    leader = None
                     batch.append(self._instance(index, visit))
                     break
             else:
                 raise _too_few(self.batch_size, len(batch), len(self.data))
         return batch
+
+    def _leader(self) -> int | None:
+        """The source that begins the next batch; None where the shares decide alone, since no row waits."""
+        if len(self._queues) == 1 or not any(queue.waits for queue in self._queues):
+            return None
+        rng = random.Random(f"{self.seed}/lead/{self.drawn}")
+        return rng.choices(range(len(self._queues)), weights=self._shares)[0]
 
     def _instance(self, index: int, visit: Visit) -> AnyInstance:
         source = self.data.sources[index]

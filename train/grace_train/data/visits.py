@@ -52,6 +52,11 @@ class VisitQueue:
         self._count = 0  # of rows that wait
         self._visits: Iterator[Visit] = iter(())
 
+    @property
+    def waits(self) -> bool:
+        """Whether a row waits for a batch without its text."""
+        return self._count > 0
+
     def start_batch(self, used: set[int]) -> None:
         """Begin a batch.
 
@@ -106,10 +111,10 @@ class VisitQueue:
         return False
 
     def _pop(self, key: int) -> Visit:
-        visits = self._waiting[key]
+        visits = self._waiting.pop(key)
         visit = visits.popleft()
-        if not visits:
-            del self._waiting[key]
+        if visits:
+            self._waiting[key] = visits  # last now, so that other keys' rows have their turn
         self._waits[visit.row] = False
         self._count -= 1
         return visit
