@@ -9,6 +9,9 @@ from typing import Any
 import httpx
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from sentence_transformers.util import load_file_path
+
+from grace_st.config import CONFIG_NAME
 
 # A model on the hub that can be used here has one of them.
 _FILES = ("config.json", "adapter_config.json")
@@ -55,6 +58,20 @@ def check_hub(name: str, hub: Mapping[str, Any]) -> None:
         ) from error
     except HfHubHTTPError:
         return  # an answer
+
+
+def find_grace_config(name: str) -> str | None:
+    """The path of a model's ``grace_config.json``; None for a causal LM that was never converted.
+
+    Args:
+        name: A folder, or a name on the hub; see `grace_st.paths.local_or_hub`.
+
+    Raises:
+        OSError: See `check_hub`.
+    """
+    check_hub(name, {})
+    found: str | None = load_file_path(name, CONFIG_NAME, local_files_only=Path(name).is_dir())
+    return found
 
 
 def _ask(url: str, token: bool | str | None) -> None:

@@ -35,6 +35,10 @@ def load_tokenizer(name: str, hub: Mapping[str, Any], *, is_adapter: bool = Fals
 def ensure_padding(tokenizer: PreTrainedTokenizerBase, pad_token: str | None) -> None:
     """Give a tokenizer the padding token that is asked for, or see that it has one.
 
+    Args:
+        tokenizer: Changed in place.
+        pad_token: The token, or None for the tokenizer's own.
+
     Raises:
         ValueError: It has none, or the one that is asked for is not one token.
     """
@@ -55,6 +59,15 @@ def eos_token_ids(
     eos_token: str | Sequence[str] | None,
 ) -> tuple[int, ...]:
     """The EOS set: as told, or all that generation config, tokenizer and the template's end of a turn name.
+
+    Args:
+        tokenizer: The tokenizer.
+        model: The causal LM, whose vocabulary bounds the ids.
+        turn_end: What the chat template writes behind an answer; may be empty.
+        eos_token: The tokens that are asked for; None is all that are named.
+
+    Returns:
+        Token ids, ascending where they were not asked for.
 
     Raises:
         ValueError: One that is asked for is not one token, or none is known.

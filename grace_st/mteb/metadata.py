@@ -20,7 +20,6 @@ from grace_st.cards.citation import CITATION
 from grace_st.cards.settings import folder_settings
 from grace_st.config import CONFIG_NAME, GraceConfig
 from grace_st.fingerprint import folder_revision
-from grace_st.model_files import check_model_folder
 
 DEFAULT_ORGANIZATION = "local"
 
@@ -152,7 +151,7 @@ def model_meta(
         FileNotFoundError: It is no GRACE model folder.
         ValueError: The name or a field is refused.
     """
-    path = check_model_folder(folder).resolve()
+    path = Path(folder).expanduser().resolve()
     settings = folder_settings(path)
     name = default_name(path) if name is None else name
     check_name(name)

@@ -169,24 +169,26 @@ class ModelBackend:
 
     def compute(self, prompts: Sequence[PromptTokens], sampling: Sampling, on_answer: OnAnswer) -> None:
         """See `Backend`. The store gets all of them at the end, since it may have to wait for another process."""
+        keeps = self.store is not None and not self.store.read_only
         fresh: dict[bytes, StoredRollout] = {}
 
         def finished(place: int, rollout: Rollout) -> None:
             on_answer(place, self._answers([rollout])[0])
-            fresh[prompt_key(prompts[place])] = StoredRollout(rollout.ids, rollout.stop_id, rollout.vector.numpy())
+            if keeps:
+                fresh[prompt_key(prompts[place])] = StoredRollout(rollout.ids, rollout.stop_id, rollout.vector.numpy())
 
         try:
             self.module.rollouts(prompts, sampling, on_rollout=finished)
         finally:
-            self._keep(fresh, sampling)
+            if fresh:
+                self._keep(fresh, sampling)
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Backend`."""
         return self.module.prompt.decode(ids)
 
     def _keep(self, fresh: Mapping[bytes, StoredRollout], sampling: Sampling) -> None:
-        if self.store is None or self._settings is None or self.store.read_only:
-            return
+        assert self.store is not None and self._settings is not None
         try:
             self.store.put({**self._settings, "sampling": canonical_sampling(sampling)}, fresh)
         except (StoreError, StoreFileError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from grace_st.bulk.rows import InputError
@@ -46,6 +46,10 @@ def _supervised(instance: AnyInstance) -> Instance:
     return instance
 
 
+# Where a source had its text first in each batch, and where one text of a source stood behind another.
+@example([pair("0", "0"), pair("0", "0")], [pair("0", "0"), pair("1", "1")], 2, 0)
+@example([pair("1", "1"), pair("1", "1"), pair("2", "2")], [pair("0", "0"), pair("0", "0"), pair("1", "2")], 2, 0)
+@example([pair("0", "0"), pair("1", "0"), pair("1", "0")], [pair("0", "1"), pair("2", "2")], 2, 1)
 @settings(max_examples=25, deadline=None)
 @given(_ROWS, _ROWS, st.integers(1, 4), st.integers(0, 3))
 def test_no_text_twice_and_no_row_lost(first: list[Any], second: list[Any], batch_size: int, seed: int) -> None:

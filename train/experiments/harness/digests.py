@@ -34,9 +34,10 @@ def run_digest(changes: Sequence[str] | None, start_revision: str, **more: Any) 
     """
     config: dict[str, Any] | None = None
     if changes is not None:
-        config = {
-            name: value for name, value in load_config("nano", changes).to_dict().items() if name not in _ELSEWHERE
-        }
+        every = load_config("nano", changes).to_dict()
+        config = {name: value for name, value in every.items() if name not in _ELSEWHERE}
+        if config["reward"]["lambda_hard"] is None:  # without rollouts it means nothing; the records have a number
+            config["reward"]["lambda_hard"] = 0.2
     content = {"config": config, "start": start_revision, **more}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -33,10 +33,14 @@ QUIET = (
 NO_STOP = ("stop.collapse_steps=0", "stop.eos_rate_zero_steps=0")
 """Of GRACE's runs as well: one that collapses is measured like any other, and not left out of the mean."""
 
+PAPER_WEIGHT = "reward.lambda_hard=0.2"
+"""Of GRACE's runs that do not say otherwise, supervised and unsupervised: the paper's, whatever the default is."""
 
-def quiet(changes: Sequence[str]) -> tuple[str, ...]:
-    """`QUIET`, and for runs with rollouts `NO_STOP`."""
-    return QUIET if any(change.startswith("method=") for change in changes) else (*QUIET, *NO_STOP)
+
+def common(changes: Sequence[str]) -> tuple[str, ...]:
+    """What all runs have before their own changes: `QUIET`, and with rollouts `NO_STOP` and `PAPER_WEIGHT`."""
+    is_baseline = any(change.startswith("method=") for change in changes)
+    return QUIET if is_baseline else (*QUIET, *NO_STOP, PAPER_WEIGHT)
 
 
 def trained(changes: Sequence[str], folder: Path) -> dict[str, Any]:

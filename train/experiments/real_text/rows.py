@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from harness.digests import run_digest
-from harness.training import quiet
+from harness.training import common
 
 BUDGET = 96
 """Tokens of a rationale: nearly all of the start model's end before."""
@@ -161,8 +161,7 @@ def changes_of(run: Run, settings: Settings, *, model: str, data: str, output: s
         f"prompt.max_new_tokens={budget_of(run.row, settings)}",
         f"data.train={data}/pairs.jsonl",
         f"data.cache={data}/cache",
-        "reward.lambda_hard=0.2",  # the paper's, whatever the configuration has
-        *quiet(own),
+        *common(own),
         *own,
         f"model={model}",
         f"output={output}",

@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from harness.digests import run_digest
-from harness.training import quiet
+from harness.training import common
 from reward_choice.rows import Run
-
-PAPER_LAMBDA_HARD = 0.2
-"""What rows have that say nothing else, whatever the configuration ``nano`` has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +54,7 @@ def changes_of(run: Run, settings: Settings, *, model: str, output: str) -> list
     return [
         f"steps={settings.steps}",
         f"batch_size={settings.batch_size}",
-        f"reward.lambda_hard={PAPER_LAMBDA_HARD}",
-        *quiet(own),
+        *common(own),
         *own,
         f"model={model}",
         f"output={output}",

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sentence_transformers.util import load_file_path
-
 import grace_st
 from grace_st.config import CONFIG_NAME, DEFAULT_SYSTEM_PROMPT
 from grace_st.conversion import DEFAULT_MAX_SEQ_LENGTH
-from grace_st.hub import check_hub
+from grace_st.hub import find_grace_config
 from grace_st.paths import local_or_hub
 from grace_st.prompt import RepresentationPrompt
 from grace_st.special_tokens import load_tokenizer
@@ -38,10 +36,8 @@ def token_limit(model: str, max_seq_length: int | None = None) -> TokenLimit:
         raise FileNotFoundError(
             f"{model} is not a GRACE model folder (it needs {CONFIG_NAME}), and no language model (config.json)"
         )
-    hub = {"local_files_only": is_local}
-    check_hub(name, hub)
-    tokenizer = load_tokenizer(name, hub)
-    found = load_file_path(name, CONFIG_NAME, local_files_only=is_local)
+    found = find_grace_config(name)
+    tokenizer = load_tokenizer(name, {"local_files_only": is_local})
     if found is not None:
         config = grace_st.GraceConfig.from_file(found)
         prompt = RepresentationPrompt(tokenizer, config.head, config.tail, config.eos_token_ids)

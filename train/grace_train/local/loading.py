@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from sentence_transformers.util import load_file_path
 from torch import nn
 from transformers import PreTrainedModel
 
 import grace_st
-from grace_st.config import CONFIG_NAME, DEFAULT_SYSTEM_PROMPT
+from grace_st.config import DEFAULT_SYSTEM_PROMPT
 from grace_st.conversion import prepare
-from grace_st.hub import check_hub
+from grace_st.hub import find_grace_config
 from grace_st.module import GenerateThenPool
 from grace_st.paths import local_or_hub
 from grace_train.config import TrainConfig
@@ -103,16 +102,14 @@ def _load_module(config: TrainConfig) -> GenerateThenPool:
     }
     is_bundled = config.model == BUNDLED and not Path(BUNDLED).exists()
     name = local_or_hub(grace_st.nano_path() if is_bundled else config.model)
-    is_local = Path(name).is_dir()
-    check_hub(name, {})
-    if load_file_path(name, CONFIG_NAME, local_files_only=is_local) is not None:
+    if find_grace_config(name) is not None:
         if prompt.system_prompt is not None:
             raise ConfigError(
                 f"prompt.system_prompt cannot be changed in {config.model}, which is a GRACE model already: "
                 "leave it out, or start from the causal LM"
             )
-        return GenerateThenPool.load(name, local_files_only=is_local, config_kwargs=given)
-    return prepare(config.model, system_prompt=prompt.system_prompt or DEFAULT_SYSTEM_PROMPT, **given)
+        return GenerateThenPool.load(name, local_files_only=Path(name).is_dir(), config_kwargs=given)
+    return prepare(name, system_prompt=prompt.system_prompt or DEFAULT_SYSTEM_PROMPT, **given)
 
 
 def _move(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:

@@ -18,7 +18,7 @@ _ZERO = 1e-6
 
 
 _LEAST_EOS_RATE = 0.9
-"""Of the first step. With .83 a model of real text lost a sixth of its retrieval where it gains with a larger budget
+"""Of the first step. With .83 a model of real text lost a seventh of its retrieval where it gains with a larger budget
 (docs/what-the-reward-trains.md)."""
 
 
