@@ -18,11 +18,11 @@ from grace_st.fingerprint import folder_revision
 from grace_train.config_files import load_config
 from grace_train.nano.corpus import Corpus
 from grace_train.nano.pretrain import PretrainConfig
-from harness import precision
+from harness import precision, recorded
 from harness.experiment import Experiment
 from harness.start_models import StartError
 from reward_choice import markdown, start_models
-from reward_choice.cli import HERE, main, planned, write_table
+from reward_choice.cli import HERE, RECORDS, main, planned, write_table
 from reward_choice.measure import facts, perplexity
 from reward_choice.rows import HEADLINE, ROWS, Row, Run, choose, runs_of
 from reward_choice.settings import Settings, changes_of, digest
@@ -37,7 +37,10 @@ def test_every_row_is_a_configuration_of_its_own() -> None:
     for row in ROWS:
         if row.is_trained:
             config = load_config("nano", changes_of(Run(row, 3), Settings(), model="m", output="o"))
-            assert (config.seed, config.eval.every, config.compute.threads) == (3, 0, 1)
+            assert (config.seed, config.compute.threads) == (3, 1)
+            is_chosen_step = config.eval.keep == "best"
+            assert config.eval.every == (10 if is_chosen_step else 0)
+            assert not (is_chosen_step and row.is_option)
             assert (config.method == "grace") == (not any("method=" in change for change in row.changes or ()))
             assert (row.budget == 0) == (config.method != "grace")
             assert row.budget in (0, config.prompt.max_new_tokens)
@@ -46,6 +49,15 @@ def test_every_row_is_a_configuration_of_its_own() -> None:
             values = config.to_dict()
             seen[json.dumps([row.start, values], sort_keys=True)] += 1
     assert set(seen.values()) == {1}
+
+
+def test_the_records_are_of_the_runs_that_are_planned(tmp_path: Path) -> None:
+    """A default that changes must not make finished runs somebody else's unnoticed."""
+    runs = runs_of([row for row in ROWS if row.start == "vague"])
+    records = recorded.read(RECORDS)
+    there = [plan for plan in planned(tmp_path, Settings(), runs) if plan.name in records]
+    assert len(there) > 100
+    assert [plan.name for plan in there if plan.digest != records[plan.name]["digest"]] == []
 
 
 def test_headline_runs_come_first_and_seed_by_seed() -> None:

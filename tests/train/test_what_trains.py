@@ -96,3 +96,24 @@ def test_what_is_left_of_the_papers_negatives(algorithm: str) -> None:
     scale = within_groups(advantages(True)) / within_groups(advantages(False))
     assert scale.max() - scale.min() < 1e-9
     assert algorithm == "reinforce++" or abs(scale[0] - 1) < 1e-9
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_a_mixture_of_paper_and_per_rollout_is_per_rollout_with_smaller_weights(algorithm: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+    query, positives, negatives = (
+        torch.randn(*shape, 16, dtype=torch.float64, generator=generator) for shape in ((5,), (5, 4), (5, 2))
+    )
+
+    def rewards(variant: str, lambda_hard: float, with_negatives: bool = True) -> Tensor:
+        others = negatives if with_negatives else None
+        return contrastive_rewards(query, positives, others, variant=variant, lambda_hard=lambda_hard).total
+
+    share = 0.3
+    mixed = share * rewards("paper", 0.2) + (1 - share) * rewards("per_rollout", 0.2)
+    smaller = 0.2 * (1 - share)
+    negative = rewards("per_rollout", smaller) - rewards("per_rollout", smaller, with_negatives=False)
+    weighed = rewards("per_rollout", smaller) - share * negative
+    difference = group_advantages(mixed, algorithm) - group_advantages(weighed, algorithm)
+    assert difference.abs().max() < 1e-9
+    assert (group_advantages(mixed, algorithm) - group_advantages(rewards("paper", 0.2), algorithm)).abs().max() > 0.1

@@ -16,6 +16,7 @@ from grace_train.data.config import DataConfig, Mode
 from grace_train.options import ConfigError, from_mapping, option, require, require_text
 from grace_train.report.config import LogConfig, StopConfig
 from grace_train.sections import (
+    REPETITION_NGRAM,
     AlgorithmConfig,
     CheckpointConfig,
     ClusterConfig,
@@ -119,6 +120,10 @@ class TrainConfig:
             raise ConfigError(
                 f"reward.soft_buffer is an option of reward.length_penalty=soft, which is {self.length_penalty} here: "
                 "leave it out"
+            )
+        if self.reward.repetition_ngram != REPETITION_NGRAM and not self.reward.repetition:
+            raise ConfigError(
+                "reward.repetition_ngram is an option of reward.repetition, which is 0: set that, or leave it out"
             )
         if self.rollout.query_group_size is not None and not self.is_symmetric:
             raise ConfigError(

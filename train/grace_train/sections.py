@@ -16,6 +16,9 @@ from grace_train.options import ConfigError, option, require, require_text
 
 LengthPenalty = Literal["below_group", "replace", "soft", "none"]
 
+REPETITION_NGRAM = 3
+"""Tokens of what counts as repeated, where nothing else is said."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PromptConfig:
@@ -88,9 +91,14 @@ class RewardConfig:
     )
     gamma: float = option(1.0, "Size of the length penalty, in units of the scaled reward.")
     soft_buffer: int | None = option(None, "Tokens before the budget where soft begins; null is a fifth of the budget.")
+    repetition: float = option(
+        0.0,
+        "Subtracted from the scaled reward, times the share of a rationale's n-grams that stood in it before.",
+    )
+    repetition_ngram: int = option(REPETITION_NGRAM, "Tokens of an n-gram that counts as repeated.")
 
     def __post_init__(self) -> None:
-        for name in ("lambda_consistency", "lambda_hard"):
+        for name in ("lambda_consistency", "lambda_hard", "repetition"):
             value = getattr(self, name)
             null = ", or null" if name == "lambda_hard" else ""
             require(value is None or 0 <= value <= 1e6, f"reward.{name}", value, f"a number from 0 to 1e6{null}")
@@ -102,6 +110,7 @@ class RewardConfig:
         require(
             self.soft_buffer is None or self.soft_buffer >= 1, "reward.soft_buffer", self.soft_buffer, "an integer >= 1"
         )
+        require(self.repetition_ngram >= 1, "reward.repetition_ngram", self.repetition_ngram, "an integer >= 1")
         if self.hard_reduction == "max" and self.variant in ("paper", "infonce"):
             raise ConfigError(f"reward.hard_reduction=max has no meaning for the variant {self.variant}: leave it out")
         if self.other_positives and self.variant != "infonce":

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from grace_train.data.instances import Instance, TextInstance
 from grace_train.length_penalty import apply_length_penalty, soft_overlong_penalty
 from grace_train.local.loading import load_policy
 from grace_train.local.policy import Policy
-from grace_train.local.rollouts import RolloutBatch, RolloutMaker, role_seed
+from grace_train.local.rollouts import Group, RolloutBatch, RolloutMaker, role_seed
 from grace_train.local.scoring import action_count, describe, rollout_count, score
 from grace_train.rewards import contrastive_rewards, self_rewards
 from tests.train.local.conftest import MakeConfig
@@ -125,6 +127,43 @@ def test_remax_compares_with_the_greedy_rollout(policy: Policy, make_config: Mak
     ).total[:, 0]
     (side,) = score(batch, config, budget=6)
     torch.testing.assert_close(side.advantages, side.rewards - baseline[:, None])
+
+
+def repeating(group: Group) -> Group:
+    """The group, with a first rollout that says one thing three times."""
+    first = replace(group.rollouts[0], ids=(7, 8, 7, 7))
+    return replace(group, rollouts=(first, *group.rollouts[1:]), greedy=group.greedy and first)
+
+
+@pytest.mark.parametrize("change", ["reward.variant=symmetric", "mode=unsupervised"])
+def test_repetition_costs_its_share_on_every_side(policy: Policy, make_config: MakeConfig, change: str) -> None:
+    changes = (change, "reward.length_penalty=none")
+    batch = rolled(policy, make_config, *changes)
+    batch = replace(batch, trained=tuple(map(repeating, batch.trained)), anchors=tuple(map(repeating, batch.anchors)))
+    plain = score(batch, make_config(*changes), budget=6)
+    told = score(batch, make_config(*changes, "reward.repetition=4", "reward.repetition_ngram=1"), budget=6)
+    for before, after in zip(plain, told, strict=True):
+        shares = torch.tensor(
+            [[1 - len(set(one.ids)) / len(one.ids) for one in group.rollouts] for group in before.groups]
+        )
+        assert shares[:, 0].tolist() == [0.5] * 3
+        torch.testing.assert_close(after.rewards, before.rewards - 4 * shares)
+        torch.testing.assert_close(after.advantages, group_advantages(after.rewards, "grpo"))
+        torch.testing.assert_close(after.terms["repetition"], -shares)
+    values = describe(batch, told)
+    assert values["reward/repetition_std"] > 0
+    assert "reward/repetition" not in describe(batch, plain)
+    assert 0 <= values["rollout/repetition"] < 1
+
+
+def test_the_greedy_baseline_pays_for_repetition_too(policy: Policy, make_config: MakeConfig) -> None:
+    changes = ("algorithm.name=remax", "reward.length_penalty=none")
+    batch = RolloutMaker(policy, make_config(*changes)).make(INSTANCES, 1)
+    batch = replace(batch, trained=tuple(map(repeating, batch.trained)))
+    (plain,) = score(batch, make_config(*changes), budget=6)
+    (told,) = score(batch, make_config(*changes, "reward.repetition=4", "reward.repetition_ngram=1"), budget=6)
+    assert told.terms["repetition"][:, 0].tolist() == [-0.5] * 3
+    torch.testing.assert_close(told.advantages, plain.advantages + 4 * (told.terms["repetition"] + 0.5))
 
 
 def test_dapo_penalises_softly_and_drops_groups_that_agree(policy: Policy, make_config: MakeConfig) -> None:

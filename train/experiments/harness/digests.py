@@ -18,6 +18,8 @@ from grace_st import __version__
 from grace_train.config_files import load_config
 
 _ELSEWHERE = ("model", "output")  # places; what is in them counts
+_NEWER = (("reward", "repetition", 0.0), ("reward", "repetition_ngram", 3))
+"""Settings that came after the first records, left out at the values at which they do nothing."""
 
 
 def run_digest(changes: Sequence[str] | None, start_revision: str, **more: Any) -> str:
@@ -25,7 +27,7 @@ def run_digest(changes: Sequence[str] | None, start_revision: str, **more: Any) 
 
     Args:
         changes: To the configuration ``nano``; None where nothing is trained. All settings count, those that are at
-            their defaults as well.
+            their defaults as well, but for `_NEWER`.
         start_revision: Hash of the start model's whole folder, `grace_st.fingerprint.folder_revision`.
         more: JSON values: what is measured, and on which data.
 
@@ -38,6 +40,9 @@ def run_digest(changes: Sequence[str] | None, start_revision: str, **more: Any) 
         config = {name: value for name, value in every.items() if name not in _ELSEWHERE}
         if config["reward"]["lambda_hard"] is None:  # without rollouts it means nothing; the records have a number
             config["reward"]["lambda_hard"] = 0.2
+        for section, name, neutral in _NEWER:
+            if config[section][name] == neutral:
+                del config[section][name]
     content = {"config": config, "start": start_revision, **more}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -78,6 +78,8 @@ SECTIONS = (HEADLINE, BASELINES, TERMS, SPANS, PENALTIES, ALGORITHMS, REMEDIES)
 _CL = ("method=cl", "steps=100", "optimizer.learning_rate=3e-4")
 _TIGHT = "prompt.max_new_tokens=24"
 _UNSUPERVISED = "mode=unsupervised"
+_HARD = "reward.lambda_hard=3"
+_REPETITION = "reward.repetition=30"
 
 
 def _headline(start: Start) -> list[Row]:
@@ -193,6 +195,30 @@ def _rest() -> Iterable[Row]:
     # Half of the rationales that lambda2 = 3 trains state an attribute twice.
     near = ("reward.lambda_hard=3", "algorithm.kl=0.05")
     yield _row(REMEDIES, "hard-3-kl", "`per_rollout`, lambda2 = 3, kl 0.05", *near)
+    yield _row(REMEDIES, "hard-3-repetition", "`per_rollout`, lambda2 = 3, repetition 30", _HARD, _REPETITION)
+    yield _row(
+        REMEDIES,
+        "unsupervised-hard-3-repetition",
+        "unsupervised, lambda2 = 3, repetition 30",
+        _UNSUPERVISED,
+        _HARD,
+        _REPETITION,
+    )
+    soft = ("reward.length_penalty=soft", f"reward.soft_buffer={BUDGET // 2}")
+    yield _row(REMEDIES, "hard-3-soft", "`per_rollout`, lambda2 = 3, `soft` over half of the budget", _HARD, *soft)
+    # What mixtures of the variants come to, and the two that gain most together.
+    nearest = ("reward.lambda_hard=1", "reward.hard_reduction=max")
+    yield _row(REMEDIES, "hard-max", "`per_rollout`, lambda2 = 1 of the nearest query", *nearest)
+    both = ("reward.variant=symmetric", "rollout.group_size=4", _HARD)
+    yield _row(REMEDIES, "symmetric-hard-3", "`symmetric`, lambda2 = 3", *both)
+    # Early stopping: of the rows that fall or drift, the weights of the best of a few steps.
+    early = ("eval.every=10", "eval.dev=nano:dev", "eval.max_queries=100", "eval.keep=best", "eval.kl=false")
+    for name, label, change in (
+        ("infonce", "`infonce`", "reward.variant=infonce"),
+        ("high-rate", "`per_rollout`, lr 3e-4", "optimizer.learning_rate=3e-4"),
+    ):
+        row = _row(REMEDIES, f"{name}-early", f"{label}, best of steps 0, 10, 20 and 30 on dev", change, *early)
+        yield replace(row, is_option=False)  # dev has chosen once already
     short = replace(
         base,
         name="short",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -20,7 +21,9 @@ from grace_train.metrics import (
     mean_query_negative_similarity,
     within_group_std,
 )
+from grace_train.repetition import repeated_share, repeated_shares
 from grace_train.rewards import Rewards, contrastive_rewards, self_rewards
+from grace_train.sections import REPETITION_NGRAM
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +33,8 @@ class Side:
     Attributes:
         name: ``"reward"``, or ``"query_reward"`` for the queries of the symmetric variant: the log's prefix.
         groups: ``B`` groups of ``K`` rollouts.
-        rewards: ``[B, K]``, scaled and weighted, before the length penalty.
-        terms: Each ``[B, K]``, signed, unscaled, unweighted.
+        rewards: ``[B, K]``, scaled and weighted, less the repetition penalty, before the length penalty.
+        terms: Each ``[B, K]``, signed, unscaled, unweighted; with a repetition penalty, ``"repetition"`` is one.
         advantages: ``[B, K]``.
         kept: ``[B]`` bool, False for groups that dynamic sampling drops.
     """
@@ -81,6 +84,27 @@ def score(batch: RolloutBatch, config: TrainConfig, budget: int) -> list[Side]:
 
 
 def _rewards(batch: RolloutBatch, config: TrainConfig) -> Rewards:
+    rewards = _contrastive(batch, config)
+    weight, n = config.reward.repetition, config.reward.repetition_ngram
+    if not weight:
+        return rewards
+    shares = _repeated(batch.trained, n)
+    rewards = replace(rewards, total=rewards.total - weight * shares, terms={**rewards.terms, "repetition": -shares})
+    if rewards.query_total is None or rewards.query_terms is None:
+        return rewards
+    shares = _repeated(batch.anchors, n)
+    return replace(
+        rewards,
+        query_total=rewards.query_total - weight * shares,
+        query_terms={**rewards.query_terms, "repetition": -shares},
+    )
+
+
+def _repeated(groups: tuple[Group, ...], n: int) -> Tensor:
+    return repeated_shares([[rollout.ids for rollout in group.rollouts] for group in groups], n)
+
+
+def _contrastive(batch: RolloutBatch, config: TrainConfig) -> Rewards:
     settings = config.reward
     weights = {"lambda_consistency": settings.lambda_consistency, "lambda_hard": config.lambda_hard}
     if config.mode == "unsupervised":
@@ -160,9 +184,9 @@ def describe(batch: RolloutBatch, sides: list[Side]) -> dict[str, float]:
     values["rollout/length"] = sum(len(rollout.ids) for rollout in rollouts) / len(rollouts)
     values["rollout/max_length"] = float(max(len(rollout.ids) for rollout in rollouts))
     values["rollout/eos_rate"] = sum(rollout.finished for rollout in rollouts) / len(rollouts)
-    values["rollout/distinct"] = distinct_share(
-        [[rollout.ids for rollout in group.rollouts] for side in sides for group in side.groups]
-    )
+    written = [[rollout.ids for rollout in group.rollouts] for side in sides for group in side.groups]
+    values["rollout/distinct"] = distinct_share(written)
+    values["rollout/repetition"] = sum(repeated_share(ids, REPETITION_NGRAM) for ids in chain(*written)) / len(rollouts)
     anchors = batch.anchor_vectors[:, 0]
     if len(anchors) > 1:
         values["vectors/unrelated_similarity"] = float(mean_off_diagonal_similarity(anchors, batch.in_batch_mask))

@@ -23,8 +23,9 @@ Series = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 _BLACK, _BLUE, _RED, _GREEN, _PINK = "#222222", "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-_CYCLE = (_BLUE, _RED, _GREEN, _PINK, "#E69F00", "#56B4E9")
-_TERMS = {"positive": _BLUE, "negative": _RED, "consistency": _GREEN, "hard": _PINK}
+_ORANGE = "#E69F00"
+_CYCLE = (_BLUE, _RED, _GREEN, _PINK, _ORANGE, "#56B4E9")
+_TERMS = {"positive": _BLUE, "negative": _RED, "consistency": _GREEN, "hard": _PINK, "repetition": _ORANGE}
 _GREY = "#8a8a8a"
 
 _COLUMNS = 3
