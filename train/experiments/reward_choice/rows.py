@@ -79,7 +79,6 @@ _CL = ("method=cl", "steps=100", "optimizer.learning_rate=3e-4")
 _TIGHT = "prompt.max_new_tokens=24"
 _UNSUPERVISED = "mode=unsupervised"
 _HARD = "reward.lambda_hard=3"
-_REPETITION = "reward.repetition=30"
 
 
 def _headline(start: Start) -> list[Row]:
@@ -195,15 +194,11 @@ def _rest() -> Iterable[Row]:
     # Half of the rationales that lambda2 = 3 trains state an attribute twice.
     near = ("reward.lambda_hard=3", "algorithm.kl=0.05")
     yield _row(REMEDIES, "hard-3-kl", "`per_rollout`, lambda2 = 3, kl 0.05", *near)
-    yield _row(REMEDIES, "hard-3-repetition", "`per_rollout`, lambda2 = 3, repetition 30", _HARD, _REPETITION)
-    yield _row(
-        REMEDIES,
-        "unsupervised-hard-3-repetition",
-        "unsupervised, lambda2 = 3, repetition 30",
-        _UNSUPERVISED,
-        _HARD,
-        _REPETITION,
-    )
+    for weight in (10, 30):
+        name, label = f"hard-3-repetition-{weight}", f"`per_rollout`, lambda2 = 3, repetition {weight}"
+        yield _row(REMEDIES, name, label, _HARD, f"reward.repetition={weight}")
+    texts = (_UNSUPERVISED, _HARD, "reward.repetition=10")
+    yield _row(REMEDIES, "unsupervised-hard-3-repetition", "unsupervised, lambda2 = 3, repetition 10", *texts)
     soft = ("reward.length_penalty=soft", f"reward.soft_buffer={BUDGET // 2}")
     yield _row(REMEDIES, "hard-3-soft", "`per_rollout`, lambda2 = 3, `soft` over half of the budget", _HARD, *soft)
     # What mixtures of the variants come to, and the two that gain most together.
