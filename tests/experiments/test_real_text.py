@@ -14,6 +14,7 @@ from grace_st.fingerprint import folder_revision
 from grace_train.config_files import load_config
 from real_text.cli import HERE, main
 from real_text.data import banking77, stsb
+from real_text.measure import says
 from real_text.rows import ROWS, SMOKE, Run, Settings, changes_of, choose, digest, runs_of
 from real_text.table import lines_of, page
 
@@ -64,7 +65,7 @@ def test_a_row_is_compared_with_the_untrained_model_that_is_read_the_same_way() 
         content("reasoning", 0, 0.4, length=20.0, eos_rate=1.0),
         content("cl", 0, 0.5),
         content("per-rollout", 0, 0.6, perplexity=21.0),
-        content("per-rollout", 1, 0.8, perplexity=21.0),
+        content("per-rollout", 1, 0.8, perplexity=21.0, subject=0.25),  # the first one has no such figure yet
         {"status": "failed", "row": "paper", "seed": 0, "cause": "exit code 1: no luck"},
     ]
     lines = {line.name: line for line in lines_of(ROWS, contents)}
@@ -76,7 +77,13 @@ def test_a_row_is_compared_with_the_untrained_model_that_is_read_the_same_way() 
     assert lines["per-rollout"].perplexity_change == pytest.approx(0.05)
     shown = page(list(lines.values()))
     assert "| GRACE `per_rollout` | 2 of 3 | 0.700 ± 0.141 |" in shown
+    assert lines["per-rollout"].figures["subject"].mean == 0.25
     assert "- paper, seed 0: exit code 1: no luck" in shown
+
+
+def test_what_rationales_say() -> None:
+    rationales = ["<think>The subject is Gout, and its causes. It answers: What causes gout?</think>", "about gouty"]
+    assert says(["gout", "Flu"], rationales) == {"subject": 0.5, "question": 0.5}
 
 
 def test_missing_data_are_one_line(

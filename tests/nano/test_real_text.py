@@ -164,6 +164,10 @@ def test_the_relevant_document_answers_the_query(corpus: TextCorpus) -> None:
         for query, place in zip(data.queries, data.relevant, strict=True):
             kind, about = query.split()[3], query.split("disease ")[1].split()[0]
             assert data.documents[place].startswith(f"The {kind} of disease {about} ")
+        subjects = corpus.subjects(queries=4, documents=9)
+        assert len(subjects) == len(data.documents)
+        for subject, document in zip(subjects, data.documents, strict=True):
+            assert f" of {subject.casefold()} " in document.casefold()
     assert corpus.retrieval_set("dev").documents == corpus.retrieval_set("test").documents
     assert len(corpus.retrieval_set("dev", queries=2, documents=1).documents) == 4
 

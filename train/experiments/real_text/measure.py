@@ -36,7 +36,8 @@ def measure(folder: Path, corpus: TextCorpus, texts: Path, settings: Settings, *
     Returns:
         ``dev`` and ``test`` (nDCG@10 on MedQuAD, ``per_query``, ``unrelated_similarity``), ``snips`` and ``banking77``
         (accuracy of a logistic regression), ``stsb`` (Spearman's correlation of cosines), ``perplexity``, and of the
-        rationales ``length`` and ``eos_rate`` (None without).
+        rationales ``length`` and ``eos_rate``, and of those of MedQuAD's documents ``subject`` and ``question``, see
+        `says` (None without).
     """
     model = grace_st.load(folder, engine_kwargs={"slots": SLOTS}, device="cpu")
     module = model[0]
@@ -46,7 +47,8 @@ def measure(folder: Path, corpus: TextCorpus, texts: Path, settings: Settings, *
         split: corpus.retrieval_set(split, queries=settings.queries, documents=settings.documents) for split in SPLITS
     }
     documents = reader.vectors(sets["dev"].documents)
-    found: dict[str, Any] = {}
+    subjects = corpus.subjects(queries=settings.queries, documents=settings.documents)
+    found: dict[str, Any] = says(subjects, reader.rationales) if budget else {"subject": None, "question": None}
     for split, data in sets.items():
         queries = reader.vectors(data.queries)
         scores = ndcg(retrieval_ranks(queries, documents, data.relevant))
@@ -68,6 +70,23 @@ def measure(folder: Path, corpus: TextCorpus, texts: Path, settings: Settings, *
     return found
 
 
+def says(subjects: Sequence[str], rationales: Sequence[str]) -> dict[str, float]:
+    """What rationales of MedQuAD's answers say, as shares of them.
+
+    Args:
+        subjects: The diseases that the answers are about.
+        rationales: Aligned with them.
+
+    Returns:
+        ``subject``, those that hold the disease's name; ``question``, those that say what question the text answers.
+    """
+    texts = [rationale.casefold() for rationale in rationales]
+    return {
+        "subject": float(np.mean([name.casefold() in text for name, text in zip(subjects, texts, strict=True)])),
+        "question": float(np.mean(["it answers:" in text for text in texts])),
+    }
+
+
 class _Reader:
     """Vectors of texts; counts what was written.
 
@@ -81,12 +100,14 @@ class _Reader:
         self._budget = budget
         self.lengths: list[int] = []
         self.finished: list[bool] = []
+        self.rationales: list[str] = []
 
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
         """Of texts ``[n]``, ``[n, d]``."""
         encodings = self._model.encode_with_rationales(list(texts), max_new_tokens=self._budget)
         self.lengths += [len(encoding.rationale_ids) for encoding in encodings]
         self.finished += [encoding.finished for encoding in encodings]
+        self.rationales += [encoding.rationale for encoding in encodings]
         return np.stack([encoding.embedding for encoding in encodings])
 
 

@@ -19,14 +19,18 @@ COLUMNS = {
     "test/unrelated_similarity": "similarity",
     "length": "length",
     "eos_rate": "EOS rate",
+    "subject": "subject",
+    "question": "question",
 }
+_NEWER = ("subject", "question")  # not in the first records
 _NOTE = (
     "Mean and standard deviation over seeds. *Gain*: test nDCG@10 minus that of the untrained model read the same way "
     "(with its rationales of the same budget, or from the prompt alone); *in sd*: in standard deviations of that "
     "difference over seeds; *query se*: its standard error over queries. SNIPS and Banking77: accuracy of a logistic "
     "regression on a few texts of each class; STSB: Spearman's correlation; over texts their standard errors are about "
-    ".02, .03 and .05. *Similarity*: mean cosine of unrelated texts. *Perplexity*: of held-out text, change against "
-    "the start model."
+    ".02, .03 and .05. *Similarity*: mean cosine of unrelated texts. *Subject*, *question*: share of the documents' "
+    "rationales that hold the right disease's name, and that say which question the document answers, of the first "
+    "seed. *Perplexity*: of held-out text, change against the start model."
 )
 
 
@@ -82,11 +86,12 @@ def _compare(line: Line, item: Row, own: Sequence[Mapping[str, Any]], reference:
 def _spreads(contents: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
     every = [_figures(content["figures"]) for content in contents]
     names = dict.fromkeys(name for figures in every for name in figures)
-    return {name: spread([figures[name] for figures in every]) for name in names}
+    return {name: spread([figures[name] for figures in every if name in figures]) for name in names}
 
 
 def _figures(figures: Mapping[str, Any]) -> dict[str, float]:
     found = {name: figures[name] for name in ("snips", "banking77", "stsb", "perplexity", "length", "eos_rate")}
+    found |= {name: figures.get(name) for name in _NEWER}
     for split in ("dev", "test"):
         found |= {f"{split}/{name}": figures[split][name] for name in ("ndcg@10", "unrelated_similarity")}
     return {name: value for name, value in found.items() if value is not None}

@@ -146,19 +146,26 @@ class TextCorpus:
         """
         if split not in ("dev", "test"):
             raise ValueError(f"Unknown split {split!r}; there are 'dev' and 'test'.")
-        every: list[Answer] = [*self._answers["dev"], *self._answers["test"]]
-        asked = {name: evenly(self._answers[name], queries) for name in ("dev", "test")}
-        needed = {id(item) for items in asked.values() for item in items}
-        rest = [item for item in every if id(item) not in needed]
-        room = len(rest) if documents is None else max(0, documents - len(needed))
-        needed |= {id(item) for item in evenly(rest, room)}
-        kept = [item for item in every if id(item) in needed]
+        asked, kept = self._held_out(queries, documents)
         place = {id(item): index for index, item in enumerate(kept)}
         return RetrievalSet(
             queries=tuple(item.question for item in asked[split]),
             relevant=tuple(place[id(item)] for item in asked[split]),
             documents=tuple(beginning(item.answer) for item in kept),
         )
+
+    def subjects(self, *, queries: int | None = None, documents: int | None = None) -> tuple[str, ...]:
+        """The diseases that the documents of `retrieval_set` are about, as MedQuAD names them."""
+        return tuple(item.focus for item in self._held_out(queries, documents)[1])
+
+    def _held_out(self, queries: int | None, documents: int | None) -> tuple[dict[str, list[Answer]], list[Answer]]:
+        every: list[Answer] = [*self._answers["dev"], *self._answers["test"]]
+        asked = {name: evenly(self._answers[name], queries) for name in ("dev", "test")}
+        needed = {id(item) for items in asked.values() for item in items}
+        rest = [item for item in every if id(item) not in needed]
+        room = len(rest) if documents is None else max(0, documents - len(needed))
+        needed |= {id(item) for item in evenly(rest, room)}
+        return asked, [item for item in every if id(item) in needed]
 
 
 def beginning(text: str) -> str:
