@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +185,15 @@ def test_vectors_that_are_wrong_are_refused_at_the_start(make: MakeEngine) -> No
     make("books", two_pass=True).start()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What shells start in the background ignores SIGINT, and so would these tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interruption_leaves_no_process(make: MakeEngine) -> None:
     mark = uuid.uuid4().hex
     engine = make(f"hang=4,children={mark}")
