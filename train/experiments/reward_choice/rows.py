@@ -192,7 +192,7 @@ def _rest() -> Iterable[Row]:
         changes = (_UNSUPERVISED, f"reward.lambda_hard={weight}", "steps=double")
         yield replace(_row(REMEDIES, f"unsupervised-{name}", f"unsupervised, {label}", *changes), is_option=False)
     # Half of the rationales that lambda2 = 3 trains state an attribute twice.
-    near = ("reward.lambda_hard=3", "algorithm.kl=0.05")
+    near = (_HARD, "algorithm.kl=0.05")
     yield _row(REMEDIES, "hard-3-kl", "`per_rollout`, lambda2 = 3, kl 0.05", *near)
     for weight in (10, 30):
         name, label = f"hard-3-repetition-{weight}", f"`per_rollout`, lambda2 = 3, repetition {weight}"

@@ -155,7 +155,12 @@ class TextCorpus:
         )
 
     def subjects(self, *, queries: int | None = None, documents: int | None = None) -> tuple[str, ...]:
-        """The diseases that the documents of `retrieval_set` are about, as MedQuAD names them."""
+        """The diseases that the documents of `retrieval_set` are about, as MedQuAD names them, in their order.
+
+        Args:
+            queries: As for `retrieval_set`.
+            documents: As for `retrieval_set`.
+        """
         return tuple(item.focus for item in self._held_out(queries, documents)[1])
 
     def _held_out(self, queries: int | None, documents: int | None) -> tuple[dict[str, list[Answer]], list[Answer]]:
